@@ -1,0 +1,30 @@
+"""Durations and instants as users write them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from .errors import ConfigurationError
+
+Seconds: TypeAlias = float | timedelta
+When: TypeAlias = float | timedelta | datetime
+"""A duration from now, or an instant with a time zone."""
+
+
+def seconds(value: Seconds) -> float:
+    """A duration in seconds. Raises ConfigurationError for what is no duration."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    raise ConfigurationError(f"expected seconds as a number or a timedelta, got {value!r}")
+
+
+def instant(value: When, now: float) -> float:
+    """An instant in unix seconds. Raises ConfigurationError for a datetime without a time zone."""
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ConfigurationError(f"{value!r} has no time zone: write datetime(…, tzinfo=UTC) or a duration")
+        return value.timestamp()
+    return now + seconds(value)
