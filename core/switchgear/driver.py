@@ -89,7 +89,7 @@ class Delivery(msgspec.Struct, gc=False):
     """Where the broker keeps an order: unique per assignment ("orders/3#17"); "" where there are no lanes."""
     token: Hashable
     """Unique among all that this source hands out, over all topics; equal when the same stored message is handed out
-    again. For CUMULATIVE it sorts within its lane."""
+    again. For CUMULATIVE it is, or ends in, an int that rises along the lane: the offset."""
     deliveries: int | None
     """1 for the first time; the broker's count less releases where the driver can. None where the broker has none."""
     until: float = math.inf
