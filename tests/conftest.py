@@ -1,0 +1,12 @@
+"""What every test relies on: no setting of the developer's machine reaches it."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_outer_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker URL or a configuration file of the shell would silently move the tests somewhere else."""
+    monkeypatch.delenv("SWITCHGEAR_URL", raising=False)
+    monkeypatch.delenv("SWITCHGEAR_CONFIG", raising=False)
