@@ -43,13 +43,14 @@ class Topic:
         self.readers = (*self.groups.values(), *self.broadcasts)
         self.let_in()
 
+    def full(self, capacity: int) -> Group | None:
+        """A group for which as many messages wait as may."""
+        return next((group for group in self.readers if len(group.ready) + group.parked >= capacity), None)
+
     def let_in(self) -> None:
         """Wake the first sender that waits for room."""
-        while self.senders:
-            if not self.senders[0].done():
-                self.senders[0].set_result(None)
-                return
-            _ = self.senders.popleft()
+        if self.senders and not self.senders[0].done():
+            self.senders[0].set_result(None)
 
     def kept(self, start: Start | int) -> list[Stored]:
         """What some group has not settled, in order, from an instant (float) or a position (int) on."""
@@ -66,7 +67,7 @@ class Broker:
     """All that transports of one name share."""
 
     def __init__(self, name: str, clock: Clock) -> None:
-        self.name, self.clock = name, clock
+        self.name, self.clock, self.now = name, clock, clock.now
         self.loop = asyncio.get_running_loop()
         self.users = 0
         self.topics: dict[str, Topic] = {}
@@ -89,7 +90,7 @@ class Broker:
         topic = self.topics.get(message.topic)
         if topic is None or not topic.readers:
             return
-        stored = Stored(self.position(), message, self.clock.now())
+        stored = Stored(self.position(), message, self.now())
         for group in topic.readers:
             group.ready.append(stored)
             if group.idle:

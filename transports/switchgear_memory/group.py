@@ -299,10 +299,6 @@ class Group:
 
     # ---- administration
 
-    def full(self, capacity: int) -> bool:
-        """Whether as many messages wait as may."""
-        return len(self.ready) + self.parked >= capacity
-
     def unsettled(self) -> Iterator[Stored]:
         """Everything that the group has not settled, in no order."""
         yield from self.ready

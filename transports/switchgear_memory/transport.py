@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 
 from switchgear.clock import Clock
 from switchgear.driver import (
@@ -27,6 +28,8 @@ from .broker import BROKERS, Broker, Topic
 from .group import Stored
 from .source import BODY, CAPABILITIES, MemorySource
 
+STORED = (None,)
+
 
 class MemoryTransport:
     """A connection to the broker of one name. Also Registry, Scheduling, Seekable, Lagged, Browsable, Provisioner."""
@@ -38,6 +41,7 @@ class MemoryTransport:
         self._clock: Clock | None = None
         self._broker: Broker | None = None
         self._sources: set[MemorySource] = set()
+        self._waits: set[asyncio.Future[None]] = set()
 
     def set_clock(self, clock: Clock) -> None:
         """Take all time from `clock`; whoever connects first to a name decides for it."""
@@ -50,46 +54,30 @@ class MemoryTransport:
 
     async def send(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         """Give each message to every group of its topic; wait for room until `deadline`, then NotSent."""
-        broker = self._open()
-        topics, capacity, now = broker.topics, self._capacity, broker.clock.now()
-        outcomes: list[TransportError | None] = []
-        failed: set[tuple[str, bytes]] = set()
-        for m in batch:
-            topic = topics.get(m.topic)
-            if m.body is None or len(m.body) > BODY or failed or (m.due is not None and m.due > now):
-                error = self._unusual(broker, m, failed, now)
-                if error is not None or (m.due is not None and m.due > now):
-                    outcomes.append(error)
-                    continue
-            if topic is None:
-                outcomes.append(None)
-                continue
-            readers = topic.readers
-            if not m.private:
+        broker = self._broker or self._open()
+        if len(batch) == 1:  # the core sends one by one where nothing has to be waited for: the quickest path there is
+            m = batch[0]
+            topic = broker.topics.get(m.topic)
+            if topic is not None and m.due is None and m.body is not None and len(m.body) <= BODY:
+                readers = topic.readers
                 for group in readers:
-                    if topic.senders or len(group.ready) + group.parked >= capacity:
-                        error = await self._room(topic, deadline)
-                        if error is not None and m.key is not None:
-                            failed.add((m.topic, m.key))
-                        readers = topic.readers
+                    if len(group.ready) + group.parked >= self._capacity:
                         break
                 else:
-                    error = None
-                if error is not None:
-                    outcomes.append(error)
-                    continue
-            if readers:
-                stored = Stored(broker.position(), m, now)
-                for group in readers:
-                    group.ready.append(stored)
-                    if group.idle:
-                        group.wake()
-            outcomes.append(None)
-        return outcomes
+                    if not topic.senders:
+                        stored = Stored(broker.position(), m, broker.now())
+                        for group in readers:
+                            group.ready.append(stored)
+                            if group.idle:
+                                group.wake()
+                        return STORED
+        failed: set[tuple[str, bytes]] = set()
+        return [await self._send(broker, m, deadline, failed) for m in batch]
 
-    def _unusual(
-        self, broker: Broker, m: Outgoing, failed: set[tuple[str, bytes]], now: float
+    async def _send(
+        self, broker: Broker, m: Outgoing, deadline: float, failed: set[tuple[str, bytes]]
     ) -> TransportError | None:
+        """Store one message; what fails holds back the later ones of its key, in `failed`."""
         error: TransportError | None = None
         if m.body is None:
             error = Refused(f"topic {m.topic!r}: memory:// has no tombstones; send a body")
@@ -97,44 +85,50 @@ class MemoryTransport:
             error = Refused(f"topic {m.topic!r}: a body of {len(m.body)} bytes; memory:// takes up to {BODY}")
         elif m.key is not None and (m.topic, m.key) in failed:
             error = NotSent(f"topic {m.topic!r}: not stored, since an earlier message of its key in this batch was not")
-        elif m.due is not None and m.due > now:
+        elif m.due is not None and m.due > broker.now():
             broker.delay(m, m.due)
+        else:
+            if not m.private and m.topic in broker.topics:
+                error = await self._room(broker, broker.topics[m.topic], deadline)
+            if error is None:
+                broker.store(m)
         if error is not None and m.key is not None:
             failed.add((m.topic, m.key))
         return error
 
-    async def _room(self, topic: Topic, deadline: float) -> NotSent | None:
+    async def _room(self, broker: Broker, topic: Topic, deadline: float) -> NotSent | None:
         """Wait in line until every group of the topic has room."""
-        broker = self._open()
-        broker.trim()
-        first = True
-        while (topic.senders and first) or any(group.full(self._capacity) for group in topic.readers):
+        waited = False
+        while (topic.senders and not waited) or topic.full(self._capacity):
+            broker.trim()
             turn: asyncio.Future[None] = broker.loop.create_future()
-            if first:
-                topic.senders.append(turn)
-            else:
+            if waited:  # woken, and it was not enough: still the first in line
                 topic.senders.appendleft(turn)
-            first = False
-            timer = broker.clock.call_at(deadline, turn.cancel)
+            else:
+                topic.senders.append(turn)
+            waited = True
+            self._waits.add(turn)
+            timer = broker.clock.call_at(deadline, partial(_wake, turn))
             try:
                 await turn
             except asyncio.CancelledError:
-                if broker.clock.monotonic() < deadline:
-                    topic.senders.remove(turn)
-                    raise
+                broker.loop.call_soon(topic.let_in)
+                raise
             finally:
                 timer.cancel()
-            topic.senders.remove(turn)
+                self._waits.discard(turn)
+                topic.senders.remove(turn)
             if self._broker is None:
                 return NotSent(f"topic {topic.name!r}: memory://{self._name} was closed while this waited for room")
-            if turn.cancelled():
-                full = next((g.name for g in topic.readers if g.full(self._capacity)), "")
-                topic.let_in()
+            full = topic.full(self._capacity)
+            if full and broker.clock.monotonic() >= deadline:
+                broker.loop.call_soon(topic.let_in)
                 return NotSent(
-                    f"topic {topic.name!r}: group {full!r} has {self._capacity} messages waiting and made no room in "
-                    "time; is it running? (option `capacity`, messages)"
+                    f"topic {topic.name!r}: group {full.name!r} has {self._capacity} messages waiting and made no room "
+                    "in time; is it running? (option `capacity`, messages)"
                 )
-        broker.loop.call_soon(topic.let_in)  # the next in line looks for itself, after this one has stored
+        if waited:
+            broker.loop.call_soon(topic.let_in)  # the next in line looks for itself, after this one has stored
         return None
 
     async def subscribe(self, subscription: Subscription, revoked: Revoked) -> MemorySource:
@@ -152,10 +146,8 @@ class MemoryTransport:
             return
         for source in list(self._sources):
             await source.close()
-        for topic in broker.topics.values():
-            for turn in topic.senders:
-                if not turn.done():
-                    turn.set_result(None)
+        for turn in self._waits:
+            _wake(turn)
         BROKERS.release(broker)
 
     def _open(self) -> Broker:
@@ -198,3 +190,8 @@ class MemoryTransport:
     async def topics(self, prefix: str) -> Sequence[TopicInfo]:
         """Provisioner: what is there."""
         return admin.topics(self._open(), prefix)
+
+
+def _wake(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)
