@@ -1,0 +1,1 @@
+"""An application of several modules: handlers know no bus, the main module has it."""
