@@ -1,7 +1,6 @@
 """Handlers on a router; the bus is a parameter."""
 
 from switchgear import Bus, Router
-
 from tests.programs.depot import Label, Parcel, labels, parcels
 
 router = Router()
