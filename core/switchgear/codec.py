@@ -298,9 +298,13 @@ def _parts(info: Any, seen: set[type]) -> Iterator[Any]:
     yield info
     for name in getattr(info, "__struct_fields__", ()):
         value: Any = getattr(info, name)
-        for inner in iter(value) if isinstance(value, tuple) else (value,):  # pyright: ignore[reportUnknownVariableType]
+        for inner in _several(value):
             if isinstance(inner, msgspec.Struct):
                 yield from _parts(inner, seen)
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)  # pyright: ignore[reportUnknownVariableType]
 
 
 def _unknown_to_msgspec(value: Any) -> Any:
@@ -331,8 +335,9 @@ def _adapter(schema: Any) -> Any:
     try:
         return TypeAdapter(schema)
     except PydanticUserError as error:
+        problem = error.message.splitlines()[0]
         raise ConfigurationError(
-            f"{schema_name(schema)} mixes a pydantic model with what pydantic cannot read: {error.message.splitlines()[0]}"
+            f"{schema_name(schema)} mixes a pydantic model with what pydantic cannot read: {problem}"
         ) from None
 
 
@@ -344,8 +349,8 @@ def _dumper(schema: Any, content_type: str, dump: Callable[..., Any]) -> Callabl
             return dump(value, by_alias=True, warnings="error")
         except PydanticSerializationError:  # its text shows the value
             raise CodecError(
-                f"value cannot be written as {content_type} of {schema_name(schema)}: {schema_name(type(value))} found, "
-                "or a field of another type than declared"
+                f"value cannot be written as {content_type} of {schema_name(schema)}: "
+                f"it is {schema_name(type(value))}, or a field has another type than declared"
             ) from None
 
     return encode
