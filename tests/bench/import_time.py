@@ -1,0 +1,45 @@
+"""What `import switchgear` costs a command-line program: time and memory of fresh processes."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+
+from .workload import OURS, Requirement, Sample, Setting, Side, Workload
+
+PROCESSES = 20
+MEMORY = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+
+
+def importing(statement: str) -> Side:
+    """A side that starts processes which run the statement and end; the median of their whole lives."""
+
+    async def side(setting: Setting) -> Sample:
+        took: list[float] = []
+        for _ in range(PROCESSES):
+            began = time.perf_counter()
+            run(statement)
+            took.append(time.perf_counter() - began)
+        return {"ms": statistics.median(took) * 1000, "rss": int(run(f"{statement}; {MEMORY}")) * 1024}
+
+    return side
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+WORKLOAD = Workload(
+    name="import",
+    about="a process that imports and ends",
+    metric="ms",
+    unit="ms",
+    sides={
+        "dependencies": importing("import asyncio, msgspec, pluggy"),
+        OURS: importing("import switchgear"),
+        "faststream": importing("import faststream.redis"),
+    },
+    requirements=[Requirement("ms", over="dependencies", at_most=1.25)],
+)
