@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tests.brokers import redis_server
@@ -12,7 +12,7 @@ from tests.brokers.broker import Broker
 
 
 @contextmanager
-def redis(folder: Path) -> Iterator[str]:
+def redis(folder: Path) -> Generator[str]:
     """The URL of a Redis 8 without persistence, which leaves the clients as the slower part."""
     given = os.environ.get("SWITCHGEAR_TEST_REDIS")
     if given:
@@ -26,4 +26,4 @@ def redis(folder: Path) -> Iterator[str]:
         broker.close()
 
 
-BROKERS: Mapping[str, Callable[[Path], contextmanager[str]]] = {"redis": redis}  # type: ignore[type-arg]
+BROKERS: Mapping[str, Callable[[Path], AbstractContextManager[str]]] = {"redis": redis}

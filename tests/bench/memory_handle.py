@@ -9,6 +9,7 @@ from switchgear import Bus, Message, Topic
 from switchgear.knobs import Handler
 
 from .clock import Span
+from .faststreams import redis_broker
 from .orders import Order, customer, decode, encode, order
 from .workload import OURS, Requirement, Sample, Setting, Workload
 
@@ -72,7 +73,7 @@ async def switchgear(setting: Setting) -> Sample:
 async def faststream(setting: Setting) -> Sample:
     """FastStream's test broker with two middlewares; its handler takes a dict, which costs it least."""
     from faststream import BaseMiddleware
-    from faststream.redis import RedisBroker, TestRedisBroker
+    from faststream.redis import TestRedisBroker
 
     class First(BaseMiddleware):
         async def consume_scope(self, call_next: Any, msg: Any) -> Any:
@@ -83,7 +84,7 @@ async def faststream(setting: Setting) -> Sample:
 
     n = setting.messages(2000)
     span = Span(n)
-    broker = RedisBroker("redis://localhost", logger=None, middlewares=[First, Second])
+    broker = redis_broker("redis://localhost", middlewares=[First, Second])
 
     @broker.subscriber("orders")
     async def handle(order: dict[str, Any]) -> None:

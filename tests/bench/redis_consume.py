@@ -9,6 +9,7 @@ from typing import Any
 from switchgear import Bus, Topic
 
 from .clock import Span
+from .faststreams import redis_broker
 from .orders import Order, customer, decode, encode, order
 from .redis_entries import connect, forget, only_stream, sample
 from .workload import OURS, Requirement, Sample, Setting, Workload
@@ -88,13 +89,13 @@ async def groups(redis: Any, stream: str) -> set[str]:
 
 async def faststream(setting: Setting) -> Sample:
     """FastStream's defaults on a stream that it wrote itself; its handler takes a dict, which costs it least."""
-    from faststream.redis import RedisBroker, StreamSub
+    from faststream.redis import StreamSub
 
     n = setting.messages(3000)
     redis = connect(setting.url)
     stream = f"faststream-{secrets.token_hex(4)}"
     span = Span(n)
-    broker = RedisBroker(setting.url, logger=None)
+    broker = redis_broker(setting.url)
 
     @broker.subscriber(stream=StreamSub(stream, group="bench", consumer="one"))
     async def handle(order: dict[str, Any]) -> None:

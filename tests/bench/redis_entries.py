@@ -15,7 +15,8 @@ def connect(url: str) -> Any:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
-    return Redis.from_url(url, socket_timeout=None, retry=Retry(NoBackoff(), 0))
+    client: Any = Redis
+    return client.from_url(url, socket_timeout=None, retry=Retry(NoBackoff(), 0))
 
 
 async def streams(redis: Any, namespace: str) -> dict[str, int]:

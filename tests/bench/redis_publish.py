@@ -8,6 +8,7 @@ from typing import Any
 from switchgear import Bus, Topic
 
 from .clock import Span
+from .faststreams import redis_broker
 from .orders import Order, customer, encode, order
 from .redis_entries import connect, forget, only_stream, sample
 from .tasks import TASKS, from_tasks
@@ -55,13 +56,11 @@ async def switchgear(setting: Setting) -> Sample:
 
 async def faststream(setting: Setting) -> Sample:
     """200 tasks, each awaiting FastStream's publish."""
-    from faststream.redis import RedisBroker
-
     n = setting.messages(6000)
     redis = connect(setting.url)
     namespace = f"bench-{secrets.token_hex(4)}."
     stream = f"{namespace}faststream"
-    broker = RedisBroker(setting.url, logger=None, max_connections=TASKS)  # by default 100, then it raises
+    broker = redis_broker(setting.url, connections=TASKS)
     await broker.connect()
     rate = await from_tasks(n, lambda order: broker.publish(encode(order), stream=stream))
     await broker.stop()
