@@ -1,0 +1,45 @@
+"""All commands together. Command modules import nothing heavy at their top, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import demo, explain, provision, publish, run, tail, topics, transports
+
+EXIT_CODES = "Exit codes: 0 done · 1 the work failed · 2 wrong usage or configuration · 130 interrupted"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # they would print local variables, and bodies and passwords with them
+    epilog=EXIT_CODES,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"switchgear {version('switchgear')}")
+        raise typer.Exit
+
+
+@app.callback()
+def switchgear(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Publish and subscribe; the broker is a URL."""
+
+
+app.command()(run.run)
+app.command()(publish.publish)
+app.command()(tail.tail)
+app.command()(topics.topics)
+app.command()(provision.provision)
+app.command()(explain.explain)
+app.command()(transports.transports)
+app.command()(demo.demo)

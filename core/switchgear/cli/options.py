@@ -1,0 +1,30 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+Url: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        help="The broker, for example sqlite:///app.db or redis://localhost. "
+        "Default: SWITCHGEAR_URL, else the configuration file.",
+        show_default=False,
+    ),
+]
+Urls: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--url",
+        help="Use this broker instead of the program's own. With several buses NAME=URL, once per bus.",
+        metavar="[NAME=]URL",
+        show_default=False,
+    ),
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Target: TypeAlias = Annotated[
+    str, typer.Argument(help="A bus, or a function that makes one, for example shop.main:bus.", metavar="MODULE:BUS")
+]
