@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,7 +141,7 @@ class Broker:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
-                env={**os.environ, **self.recipe.environment}, preexec_fn=_die_with_parent(),
+                env={**os.environ, **self.recipe.environment}, preexec_fn=_die_with_parent(),  # noqa: PLW1509 (it makes one system call and takes no lock)
             )  # fmt: skip
 
     def _wait_ready(self) -> None:
@@ -164,10 +165,8 @@ class Broker:
         return self._process
 
     def _signal(self, number: signal.Signals) -> None:
-        try:
+        with suppress(ProcessLookupError):  # it has ended already; wait() collects it
             os.killpg(self._running().pid, number)  # a session of its own: launchers and their children alike
-        except ProcessLookupError:
-            pass  # it has ended already; wait() collects it
 
     def _forget(self) -> None:
         self._process, self._paused = None, False

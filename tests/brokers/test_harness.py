@@ -112,7 +112,7 @@ def test_wheel_is_fetched_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         Path(command[command.index("--target") + 1]).mkdir()
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(wheels.subprocess, "run", install)
+    monkeypatch.setattr(subprocess, "run", install)
     assert wheels.wheel("thing==1.0") == tmp_path / "switchgear-tests" / "thing-1.0"
     assert wheels.wheel("thing==1.0").is_dir()
     assert len(calls) == 1

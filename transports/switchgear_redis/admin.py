@@ -1,0 +1,215 @@
+"""Everything but the way of a message: probing, registry, delayed messages, seek, lag, browse, provisioning."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from switchgear.driver import Capabilities, Delivery, Drift, Headers, Resource, Row, Start, TopicInfo
+from switchgear.errors import ConfigurationError, NotFound, Refused, Unsupported
+
+from . import entries, scripts
+from .source import row_key, start_ids
+from .tuning import Settings
+from .wire import Command, Wire, call, refusal
+
+DELAYED = "switchgear:delayed"
+DELAYED_MESSAGES = "switchgear:delayed:messages"
+ROWS = "switchgear:rows"
+REVISION = "switchgear:revision"
+PAGE = 100  # entries that browsing reads at once
+SILENT = 5000  # ms without a sign of life after which a member counts as gone
+
+
+async def probe(wire: Wire, settings: Settings, most: Capabilities, deadline: float) -> Capabilities:
+    """What this server gives. What the user may not ask counts as absent. Raises Refused, Unsupported."""
+    needed = ["XAUTOCLAIM", *(["WAITAOF"] if settings.waitaof is not None else [])]
+    ping, commands, replication, persistence, saves, aof, policy, *_ = await wire.ask(
+        [
+            ("PING",), ("COMMAND", "INFO", *needed), ("INFO", "replication"), ("INFO", "persistence"),
+            ("CONFIG", "GET", "save"), ("CONFIG", "GET", "appendonly"), ("CONFIG", "GET", "appendfsync"),
+            *(("SCRIPT", "LOAD", text) for text in scripts.TEXT.values()),
+        ],
+        deadline,
+    )  # fmt: skip
+    if isinstance(ping, ResponseError):
+        raise refusal(wire.address, ping) from ping
+    if isinstance(commands, list):
+        for name, known in zip(needed, commands, strict=True):
+            if not known:
+                raise Unsupported(f"{wire.address}: the server lacks {name}: Redis 6.2 is needed, 7.2 for waitaof")
+    told = _info(replication)
+    if told.get("role") == "slave" and told.get("slave_read_only") != "0":
+        raise Refused(f"{wire.address}: it is a read-only replica: let the URL name the primary")
+    on = _info(persistence).get("aof_enabled") == "1" or _setting(aof) == "yes"
+    return replace(most, persistent=on or bool(_setting(saves)), ack_durable=on and _setting(policy) == "always")
+
+
+def _info(reply: Any) -> dict[str, str]:
+    if not isinstance(reply, bytes):
+        return {}
+    return dict(line.split(":", 1) for line in reply.decode(errors="replace").splitlines() if ":" in line)
+
+
+def _setting(reply: Any) -> str:
+    return str(reply[1].decode()) if isinstance(reply, list) and len(reply) == 2 else ""
+
+
+async def read(wire: Wire, prefix: str) -> dict[str, Row]:
+    """Live rows whose names start with `prefix`."""
+    rows = await wire.one(*call(scripts.READ, (ROWS,), prefix, row_key("")))
+    return {name.decode(): Row(value, int(revision)) for name, value, revision in rows}
+
+
+async def write(wire: Wire, name: str, value: bytes | None, expect: int | None, ttl: float | None) -> int | None:
+    """Compare and set."""
+    found: int | None = await wire.one(
+        *call(
+            scripts.WRITE, (row_key(name), REVISION, ROWS), name, "" if value is None else "1", value or b"",
+            "" if expect is None else expect, "" if ttl is None else max(int(ttl * 1000), 1),
+        )
+    )  # fmt: skip
+    return found
+
+
+async def promote(wire: Wire, limit: int) -> float | None:
+    """Move what is due. Raises the first refusal met, after moving the rest."""
+    left, failed = await wire.one(*call(scripts.PROMOTE, (DELAYED, DELAYED_MESSAGES), limit))
+    if failed:
+        raise refusal(wire.address, failed.decode(errors="replace"))
+    return None if left < 0 else left / 1000
+
+
+async def cancel(wire: Wire, topic: str, dedup: str) -> bool:
+    """Take back one that is not due yet."""
+    return bool(await wire.one(*call(scripts.CANCEL, (DELAYED, DELAYED_MESSAGES), f"{topic}\0{dedup}")))
+
+
+async def seek(wire: Wire, topic: str, group: str, to: Start | str) -> None:
+    """Move a stopped group. Raises NotFound, Refused while a member reads, ConfigurationError for no position."""
+    if isinstance(to, str) and to not in ("new", "earliest"):
+        if not re.fullmatch(r"\d{1,20}-\d{1,20}", to):
+            raise ConfigurationError(
+                f"{to!r} is no position of redis://: expected an entry's id such as 1700000000000-0"
+            )
+        ms, seq = map(int, to.split("-"))
+        id = f"{ms}-{seq - 1}" if seq else f"{max(ms - 1, 0)}-{18446744073709551615 if ms else 0}"
+    else:
+        id = (await start_ids(wire, [topic], to))[0]
+    reply = (
+        await wire.ask([call(scripts.SEEK, (topic, scripts.waiting(topic, group)), group, id, SILENT)], wire.soon())
+    )[0]
+    if isinstance(reply, ResponseError):
+        if "NOGROUP" in str(reply) or "no such key" in str(reply):
+            raise NotFound(f"{wire.address} has no group {group!r} of topic {topic!r}") from reply
+        raise refusal(wire.address, reply) from reply
+    if reply is not None:
+        raise Refused(f"group {group!r} of topic {topic!r} is being read by {reply.decode()}: stop it, then seek")
+
+
+async def _groups(wire: Wire, topics: Sequence[str]) -> list[dict[str, dict[bytes, Any]]]:
+    """Groups by name of each topic; none of an absent one."""
+    out: list[dict[str, dict[bytes, Any]]] = []
+    for reply in await wire.ask([("XINFO", "GROUPS", name) for name in topics], wire.soon()) if topics else ():
+        if isinstance(reply, ResponseError):
+            if "no such key" not in str(reply) and "WRONGTYPE" not in str(reply):
+                raise refusal(wire.address, reply) from reply
+            reply = []
+        rows = [dict(zip(row[::2], row[1::2], strict=True)) for row in reply]
+        out.append({row[b"name"].decode(): row for row in rows})
+    return out
+
+
+async def lag(wire: Wire, topics: Sequence[str], group: str) -> dict[str, int]:
+    """Pending and not yet delivered. Redis does not know the latter after some trims; then it is counted."""
+    out: dict[str, int] = {}
+    for name, groups in zip(topics, await _groups(wire, topics), strict=True):
+        if (row := groups.get(group)) is None:
+            continue
+        unread = row.get(b"lag")
+        if unread is None:
+            unread, last = 0, row[b"last-delivered-id"].decode()
+            while page := await wire.one("XRANGE", name, f"({last}", "+", "COUNT", 1000):
+                unread, last = unread + len(page), page[-1][0].decode()
+        out[name] = row[b"pending"] + unread
+    return out
+
+
+async def trimmed(wire: Wire, topics: Sequence[str]) -> dict[str, int]:
+    """Messages that were trimmed before they were handled."""
+    asked: list[Command] = [("HGET", scripts.settings(name), "lost") for name in topics]
+    replies = await wire.ask(asked, wire.soon()) if asked else []
+    return {name: int(reply) for name, reply in zip(topics, replies, strict=True) if isinstance(reply, bytes)}
+
+
+async def browse(wire: Wire, topic: str, start: Start, end: float | None) -> AsyncIterator[tuple[Delivery, Headers]]:
+    """What the stream keeps, in order, up to what it holds now."""
+    newest = await wire.one("XREVRANGE", topic, "+", "-", "COUNT", 1)
+    if not newest:
+        return
+    to = newest[0][0].decode() if end is None else f"{int(end * 1000)}"
+    after = (await start_ids(wire, [topic], start))[0]
+    while page := await wire.one("XRANGE", topic, f"({after}", to, "COUNT", PAGE):
+        for id, fields in page:
+            delivery = entries.one(topic, "", (topic, id), fields, None, math.inf, 0)
+            yield delivery, entries.headers(delivery)
+        after = page[-1][0].decode()
+
+
+async def provision(wire: Wire, wanted: Sequence[Resource], apply: bool) -> list[Drift]:
+    """Differences; with `apply` they are mended. Raises ConfigurationError for a group without a topic."""
+    drifts: list[Drift] = []
+    for r in wanted:
+        topic = r.name if r.kind == "topic" else r.topic
+        if topic is None:
+            raise ConfigurationError(f"group {r.name!r} is to be made without saying of which topic")
+        there = (await _groups(wire, [topic]))[0]
+        if r.kind == "group":
+            if r.name not in there:
+                drifts.append(Drift(resource=r, field="exists", wanted=True, found=False, applied=apply))
+                if apply:
+                    id = (await start_ids(wire, [topic], r.start))[0]
+                    await wire.one("XGROUP", "CREATE", topic, r.name, id, "MKSTREAM")
+            continue
+        kind = await wire.one("TYPE", topic)
+        if kind not in (b"none", b"stream"):
+            raise Refused(f"{wire.address}: the key {topic!r} exists and is a {kind.decode()}, no stream")
+        if kind == b"none":
+            drifts.append(Drift(resource=r, field="exists", wanted=True, found=False, applied=apply))
+            if apply:  # an empty stream is what remains of a group that was the first
+                await wire.one("XGROUP", "CREATE", topic, "switchgear:provision", "$", "MKSTREAM")
+                await wire.one("XGROUP", "DESTROY", topic, "switchgear:provision")
+        stored = await wire.one("HGET", scripts.settings(topic), "retention")
+        found = None if stored is None else float(stored)
+        if found != r.retention:
+            if kind != b"none":
+                drifts.append(Drift(resource=r, field="retention", wanted=r.retention, found=found, applied=apply))
+            if apply and r.retention is None:
+                await wire.one("HDEL", scripts.settings(topic), "retention")
+            elif apply:
+                await wire.one("HSET", scripts.settings(topic), "retention", repr(r.retention))
+    return drifts
+
+
+async def topics(wire: Wire, prefix: str) -> list[TopicInfo]:
+    """Streams whose names start with `prefix`."""
+    names: set[str] = set()
+    pattern = re.sub(r"([*?\[\]\\])", r"\\\1", prefix) + "*"
+    cursor: bytes = b"0"
+    while True:
+        cursor, page = await wire.one("SCAN", cursor, "MATCH", pattern, "COUNT", 1000, "TYPE", "stream")
+        names.update(name.decode(errors="replace") for name in page)
+        if cursor == b"0":
+            break
+    found = sorted(names)
+    lengths = await wire.ask([("XLEN", name) for name in found], wire.soon()) if found else []
+    groups: Sequence[Mapping[str, object]] = await _groups(wire, found)
+    return [
+        TopicInfo(name=name, messages=length if isinstance(length, int) else None, groups=tuple(sorted(of)))
+        for name, length, of in zip(found, lengths, groups, strict=True)
+    ]

@@ -1,0 +1,481 @@
+"""One member of a group: reading, taking over, settling."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from switchgear.driver import Capabilities, Delivery, Fence, Headers, Revoked, Settlement, Subscription, Verdict
+from switchgear.errors import Lost, MaybeSent, TransportError, Unavailable
+
+from . import entries, scripts
+from .tuning import Settings
+from .wire import Command, Wire, call, refusal
+
+ACK, EXTEND, RETRY = Verdict.ACK, Verdict.EXTEND, Verdict.RETRY
+BLOCK = 1.0  # seconds that a read waits on the server
+TRIM_EVERY = 5.0  # seconds
+PAGE = 500  # entries that one script hands out or gives back
+EMPTY_MEMBER = 600_000  # ms of silence after which a member that holds nothing is removed
+
+
+@dataclass(eq=False)
+class Stream:
+    """One topic as this member reads it."""
+
+    name: str
+    group: str
+    fence: Fence | None
+    last: str
+    """The id up to which this member has read."""
+    cursor: str | None = None
+    """Where catching up with pending entries goes on; None: it has caught up, new entries may follow."""
+    lost: bool = False
+    """The lease went to somebody else: nothing is read until it is assigned anew."""
+
+    @property
+    def lane(self) -> str:
+        return f"{self.name}#{self.fence.revision}" if self.fence else ""
+
+    @property
+    def revision(self) -> int:
+        return self.fence.revision if self.fence else 0
+
+    @property
+    def row(self) -> str:
+        return row_key(self.fence.row) if self.fence else ""
+
+    @property
+    def waiting(self) -> str:
+        return scripts.waiting(self.name, self.group)
+
+
+def row_key(name: str) -> str:
+    """Where a row of the registry lies."""
+    return f"switchgear:row:{name}"
+
+
+class GroupSource:
+    """Reads streams as one member of a group. `trimmed` counts, by topic, what was gone before it was handled."""
+
+    def __init__(
+        self, wire: Wire, settings: Settings, capabilities: Capabilities, subscription: Subscription, revoked: Revoked,
+        left: Callable[[GroupSource], object],
+    ) -> None:  # fmt: skip
+        self.capabilities = capabilities
+        self.trimmed: dict[str, int] = {}
+        self._wire, self._settings, self._subscription = wire, settings, subscription
+        self._revoked, self._left = revoked, left
+        self._group = subscription.group or ""
+        self._member = subscription.consumer
+        self._line = wire.line()
+        self._streams: dict[str, Stream] = {}
+        self._known: dict[str, Stream] = {}  # also those that were assigned before: settlements may still come
+        self._alone = len(subscription.topics) == 1 and None in subscription.topics.values()
+        self._time = asyncio.get_running_loop().time
+        self._tend_at = self._trim_at = self._due_at = 0.0
+        self._turn = 0
+        self._blocked_until = 0.0  # 0: no read is blocking
+        self._settled: set[tuple[str, bytes]] | None = None  # settled while a page of pending entries is on its way
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    # ---- what is read -----------------------------------------------------------------------------------------------
+
+    async def assign(self, topics: Mapping[str, Fence | None]) -> None:
+        """Read these from now on; a new lease takes over first what is pending. Creates what is missing."""
+        added = [name for name in topics if name not in self._known]
+        lasts = dict(zip(added, await self._create(added), strict=True))
+        if set(topics) - set(self._subscription.topics):
+            self._alone = False
+        streams: dict[str, Stream] = {}
+        for name, fence in topics.items():
+            old = self._known.get(name)
+            if old is None or old.fence != fence:
+                last = old.last if old else lasts[name]
+                old = self._known[name] = Stream(name, self._group, fence, last, cursor="-" if fence else None)
+            streams[name] = old
+        self._streams = streams
+        await self._unblock()
+
+    async def _create(self, topics: Sequence[str], at: Mapping[str, str] | None = None) -> list[str]:
+        """Make the groups that are missing, and return the ids after which they begin."""
+        wire, now = self._wire, self._wire.soon()
+        if at is None:
+            start = await start_ids(wire, topics, self._subscription.start)
+        else:
+            start = [at[name] for name in topics]
+        for reply in await wire.ask(
+            [("XGROUP", "CREATE", name, self._group, id, "MKSTREAM") for name, id in zip(topics, start, strict=True)],
+            now,
+        ):
+            if isinstance(reply, ResponseError) and "BUSYGROUP" not in str(reply):
+                raise refusal(wire.address, reply) from reply
+        return start
+
+    # ---- receiving --------------------------------------------------------------------------------------------------
+
+    async def receive(self, limit: int, held: Collection[str] = ()) -> Sequence[Delivery]:
+        """What dead members left, what is due, what is new; waits about a second.
+
+        Raises Unavailable, and then reads back what this member holds; Lost when the group had vanished.
+        """
+        if self._closed:
+            return []
+        self._idle.clear()
+        try:
+            out = await self._receive(limit, held)
+        except (Unavailable, MaybeSent) as error:
+            if self._closed:
+                return []
+            for stream in self._streams.values():
+                stream.cursor = "-"  # a reply may have been lost: entries that are ours and that we never saw
+            await self._line.close()
+            raise Unavailable(str(error)) from error.__cause__
+        finally:
+            self._idle.set()
+        return [] if self._closed else out
+
+    async def _receive(self, limit: int, held: Collection[str]) -> list[Delivery]:
+        now = self._time()
+        if now >= self._tend_at and (out := await self._tend(limit)):
+            return out
+        if limit <= 0:
+            return []
+        streams = [s for s in self._streams.values() if not s.lost and not (s.fence and s.lane in held)]
+        late = [s for s in streams if s.cursor is not None]
+        if late:
+            out = []
+            for stream in late:
+                if len(out) < limit:
+                    await self._catch_up(stream, limit - len(out), out)
+            if out:
+                return out
+            streams = [s for s in streams if s.cursor is None and not s.lost]
+        if now >= self._due_at and (out := await self._due(streams, limit)):
+            return out
+        if not streams:
+            await asyncio.sleep(0.1)
+            return []
+        if len(streams) > 1:  # in turn, since one read takes as many of each
+            self._turn = (self._turn + 1) % len(streams)
+            streams = (streams[self._turn :] + streams[: self._turn])[:limit]
+        return await self._read(streams, limit // len(streams))
+
+    async def _read(self, streams: Sequence[Stream], count: int) -> list[Delivery]:
+        now = self._time()
+        wait = max(min(now + BLOCK, self._due_at, self._tend_at) - now, 0.001)
+        names = [s.name for s in streams]
+        commands: list[Command] = [
+            (
+                "XREADGROUP", "GROUP", self._group, self._member, "COUNT", count, "BLOCK", int(wait * 1000) or 1,
+                "STREAMS", *names, *[">"] * len(names),
+            )
+        ]  # fmt: skip
+        leased = [s for s in streams if s.fence]
+        if leased:
+            keys = [key for s in leased for key in (s.name, s.row)]
+            commands.append(call(scripts.GUARD, keys, self._group, self._member, *[s.revision for s in leased]))
+        self._blocked_until = now + wait
+        try:
+            replies = await self._line.ask(commands, now + wait + self._settings.tuning.timeout)
+        finally:
+            self._blocked_until = 0.0
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                await self._raise(reply)
+        states = dict(zip((s.name for s in leased), replies[1], strict=True)) if leased else {}
+        out: list[Delivery] = []
+        for raw, found in replies[0] or ():
+            name = raw.decode()
+            stream = self._streams.get(name)
+            if stream is None or states.get(name, 1) != 1:
+                continue  # what was read stays pending, for whoever holds the lease
+            stream.last = found[-1][0].decode()
+            until = math.inf if stream.fence else now + self._subscription.lease
+            entries.deliver(
+                out, name, stream.lane, found, alone=self._alone, until=until, fence=stream.revision
+            )  # fmt: skip
+        for stream in leased:
+            if states[stream.name] == 0:
+                stream.cursor = "-"  # a member that lost the lease had read on: its entries first, all in order
+            elif states[stream.name] < 0:
+                await self._lose(stream)
+        return out
+
+    async def _raise(self, reply: ResponseError) -> None:
+        if "NOGROUP" not in str(reply):
+            raise refusal(self._wire.address, reply) from reply
+        streams = list(self._streams.values())
+        await self._create([s.name for s in streams], {s.name: s.last for s in streams})
+        names = ", ".join(s.name for s in streams)
+        raise Lost(
+            f"{self._wire.address}: group {self._group!r} of {names} had vanished (a flush, DEL or XGROUP DESTROY) and "
+            "was made again where this member had read to; what was unsettled is lost"
+        ) from reply
+
+    async def _lose(self, stream: Stream) -> None:
+        if not stream.lost:
+            stream.lost = True
+            await self._revoked([stream.lane], True)
+
+    async def _script(self, commands: Sequence[Command]) -> list[Any]:
+        replies = await self._wire.ask(commands, self._wire.soon())
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                await self._raise(reply)
+        return replies
+
+    def _take(self, stream: Stream, reply: Sequence[Any], until: float, out: list[Delivery]) -> None:
+        """Entries of a script that hands out pending ones."""
+        if reply[1]:
+            self.trimmed[stream.name] = self.trimmed.get(stream.name, 0) + reply[1]
+        settled = self._settled or ()
+        until = math.inf if stream.fence else until
+        for id, fields, count in reply[0]:
+            if (stream.name, id) not in settled:
+                token = id if self._alone else (stream.name, id)
+                out.append(
+                    entries.one(stream.name, stream.lane, token, fields, count, until, stream.revision)
+                )  # fmt: skip
+
+    async def _catch_up(self, stream: Stream, limit: int, out: list[Delivery]) -> None:
+        """A page of what is pending: for this member, or where it holds the lease for anybody."""
+        until = self._time() + self._subscription.lease
+        count = min(limit, PAGE)
+        if stream.fence:
+            keys = (stream.name, stream.waiting, stream.row)
+            command = call(
+                scripts.TAKEOVER, keys, self._group, self._member, stream.cursor, count, stream.revision
+            )  # fmt: skip
+        else:
+            command = call(scripts.OWN, (stream.name,), self._group, self._member, stream.cursor, count)
+        self._settled = set()
+        try:
+            reply = (await self._script([command]))[0]
+            if reply is None:
+                await self._lose(stream)
+                return
+            self._take(stream, reply, until, out)
+        finally:
+            self._settled = None
+        stream.cursor = f"({reply[2].decode()}" if reply[2] else None
+
+    async def _due(self, streams: Sequence[Stream], limit: int) -> list[Delivery]:
+        """What waited for its time."""
+        now = self._time()
+        self._due_at = now + BLOCK
+        count = min(max(limit // max(len(streams), 1), 1), PAGE)
+        out: list[Delivery] = []
+        commands = [call(scripts.DUE, (s.name, s.waiting), self._group, self._member, count) for s in streams]
+        for stream, reply in zip(streams, await self._script(commands) if commands else (), strict=True):
+            self._take(stream, reply, now + self._subscription.lease, out)
+            if reply[2] >= 0:
+                self._due_at = min(self._due_at, now + reply[2] / 1000)
+        return out
+
+    async def _tend(self, limit: int) -> list[Delivery]:
+        """Take over from dead members, now and then trim; shows that this member lives."""
+        now, lease = self._time(), self._subscription.lease
+        self._tend_at = now + min(max(lease / 4, 0.05), BLOCK)
+        streams = [s for s in self._streams.values() if not s.lost]
+        count = min(max(limit, 0), PAGE)
+        commands: list[Command] = []
+        for s in streams:
+            prefix, room = scripts.lapsed(s.name, self._group), 0 if s.fence else count
+            commands.append(
+                call(
+                    scripts.REAP, (s.name, s.waiting), self._group, self._member, int(lease * 1000), room, prefix,
+                    EMPTY_MEMBER,
+                )
+            )  # fmt: skip
+        trims: list[Command] = []
+        if now >= self._trim_at:
+            self._trim_at = now + TRIM_EVERY
+            trims = [call(scripts.TRIM, (s.name,), self._settings.tuning.keep) for s in streams]
+        touch: list[Command] = []
+        if limit <= 0:  # a read of nothing: others see that this member is alive
+            end = "18446744073709551615-18446744073709551615"
+            touch = [
+                ("XREADGROUP", "GROUP", self._group, self._member, "COUNT", 1, "STREAMS", s.name, end) for s in streams
+            ]
+        out: list[Delivery] = []
+        if not streams:
+            return out
+        replies = await self._script([*commands, *trims, *touch])
+        for stream, reply in zip(streams, replies, strict=False):
+            self._take(stream, reply, now + lease, out)
+            if len(reply[0]) >= count > 0:
+                self._tend_at = 0.0  # there may be more
+        for stream, reply in zip(streams, replies[len(commands) :] if trims else (), strict=False):
+            if reply:
+                self.trimmed[stream.name] = self.trimmed.get(stream.name, 0) + reply
+        return out
+
+    # ---- settling ---------------------------------------------------------------------------------------------------
+
+    async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
+        """One script a topic for what is handled, one for the rest. Raises Unavailable: settle again."""
+        acks: dict[str, tuple[list[int], list[bytes]]] = {}
+        gives: dict[str, tuple[list[int], list[Any]]] = {}
+        outcomes: list[TransportError | None] = [None] * len(batch)
+        ack, alone = ACK, self._alone
+        soon = math.inf
+        for n, item in enumerate(batch):
+            d = item.delivery
+            topic, token = d.topic, d.token
+            id = token if alone else token[1] if isinstance(token, tuple) else token
+            if item.verdict is ack:
+                if topic not in acks:
+                    acks[topic] = ([], [])
+                places, ids = acks[topic]
+                places.append(n)
+                ids.append(id)
+                continue
+            places, rows = gives.setdefault(topic, ([], []))
+            places.append(n)
+            if item.verdict is EXTEND:
+                idle = max(self._subscription.lease - item.seconds, 0.0)
+                rows += (id, "extend", int(idle * 1000))
+            elif item.verdict is RETRY:
+                rows += (id, "retry", math.ceil(item.seconds * 1000))
+                soon = min(soon, item.seconds)
+            else:
+                rows += (id, "release", 0)
+                soon = 0.0
+        await self._settle(batch, outcomes, acks, gives)
+        if soon < math.inf:
+            self._due_at = min(self._due_at, self._time() + soon)
+            if self._blocked_until > self._due_at:
+                await self._unblock()
+        return outcomes
+
+    async def _settle(
+        self, batch: Sequence[Settlement], outcomes: list[TransportError | None],
+        acks: Mapping[str, tuple[list[int], list[bytes]]], gives: Mapping[str, tuple[list[int], list[Any]]],
+    ) -> None:  # fmt: skip
+        commands: list[Command] = []
+        asked: list[list[int]] = []
+        for script, groups in ((scripts.ACK, acks), (scripts.GIVE, gives)):
+            for topic, (places, arguments) in groups.items():
+                stream = self._known[topic]
+                stale = [n for n in places if batch[n].delivery.fence != stream.revision]
+                if stale:
+                    for n in stale:
+                        outcomes[n] = self._gone(batch[n].delivery)
+                    width = len(arguments) // len(places)
+                    keep = [i for i, n in enumerate(places) if outcomes[n] is None]
+                    arguments = [a for i in keep for a in arguments[i * width : (i + 1) * width]]
+                    places = [places[i] for i in keep]
+                    if not places:
+                        continue
+                second = scripts.lapsed(topic, self._group, self._member) if script is scripts.ACK else stream.waiting
+                keys = (topic, second, stream.row)
+                commands.append(
+                    call(script, keys, self._group, self._member, stream.revision or "", *arguments)
+                )  # fmt: skip
+                asked.append(places)
+        if not commands:
+            return
+        if self._settled is not None:
+            self._settled.update((topic, id) for topic, (_, ids) in acks.items() for id in ids)
+        try:
+            replies = await self._wire.ask(commands, self._wire.soon())
+        except MaybeSent as error:
+            raise Unavailable(str(error)) from error.__cause__
+        for places, command, reply in zip(asked, commands, replies, strict=True):
+            if isinstance(reply, ResponseError):
+                vanished = "NOGROUP" in str(reply)
+                error = None if vanished else refusal(self._wire.address, reply)
+                for n in places:
+                    outcomes[n] = error or self._gone(batch[n].delivery)
+            elif command[1] == scripts.ACK.sha:
+                for i in range(len(places)) if reply == -1 else reply:
+                    outcomes[places[i]] = self._gone(batch[places[i]].delivery)
+            else:
+                for n, done in zip(places, reply, strict=True):
+                    if done != 1:
+                        outcomes[n] = self._gone(batch[n].delivery, trimmed=done == 2)
+
+    def _gone(self, delivery: Delivery, *, trimmed: bool = False) -> Lost:
+        where = f"{self._wire.address}: entry {self.position(delivery)} of {delivery.topic!r}"
+        if trimmed:
+            self.trimmed[delivery.topic] = self.trimmed.get(delivery.topic, 0) + 1
+            return Lost(f"{where} was trimmed while it was handled: it cannot be delivered again")
+        return Lost(f"{where} is no longer this member's")
+
+    # ---- what a delivery says ---------------------------------------------------------------------------------------
+
+    def note(self, lane: str) -> str:
+        """Nothing: settling is individual."""
+        return ""
+
+    def headers(self, delivery: Delivery) -> Headers:
+        """From the packed field, or the fields of a foreign entry."""
+        return entries.headers(delivery)
+
+    def position(self, delivery: Delivery) -> str:
+        """The entry's id."""
+        return entry_id(delivery).decode()
+
+    def time(self, delivery: Delivery) -> float:
+        """The entry's id begins with the server's milliseconds."""
+        return int(entry_id(delivery).partition(b"-")[0]) / 1000
+
+    # ---- leaving ----------------------------------------------------------------------------------------------------
+
+    async def _unblock(self) -> None:
+        """End a blocking read now. It would end by itself within a second, so a user without the right may go on."""
+        if self._line.id is not None and self._blocked_until:
+            with suppress(TransportError):
+                await self._wire.one("CLIENT", "UNBLOCK", self._line.id)
+
+    async def close(self) -> None:
+        """Give back what is unsettled and leave; bounded by the time that one answer may take, three times."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._unblock()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BLOCK):
+                await self._idle.wait()
+        await self._line.close()
+        with suppress(TransportError):
+            for stream in self._known.values():
+                command = call(scripts.LEAVE, (stream.name, stream.waiting), self._group, self._member, PAGE)
+                while await self._wire.one(*command):
+                    pass
+        self._left(self)
+
+
+def entry_id(delivery: Delivery) -> bytes:
+    """The stream's id of a delivery."""
+    token: Any = delivery.token
+    return token[1] if isinstance(token, tuple) else token
+
+
+async def start_ids(wire: Wire, topics: Sequence[str], start: float | str) -> list[str]:
+    """The ids after which a new group, or a broadcast reader, begins."""
+    if start == "earliest":
+        return ["0-0"] * len(topics)
+    if start != "new":
+        return [f"{max(int(float(start) * 1000) - 1, 0)}-18446744073709551615"] * len(topics)
+    out: list[str] = []
+    for reply in await wire.ask([("XINFO", "STREAM", name) for name in topics], wire.soon()) if topics else ():
+        if isinstance(reply, ResponseError):
+            if "no such key" not in str(reply):
+                raise refusal(wire.address, reply) from reply
+            out.append("0-0")
+        else:
+            out.append(dict(zip(reply[::2], reply[1::2], strict=True))[b"last-generated-id"].decode())
+    return out
+
+
+Closing = Callable[[GroupSource], Awaitable[None]]
