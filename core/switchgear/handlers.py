@@ -30,6 +30,7 @@ __all__ = [
     "check_signature",
     "compile_batch",
     "compile_handler",
+    "describe",
     "runs_in_thread",
 ]
 
@@ -67,7 +68,7 @@ def compile_batch(
 
 
 def check_signature(
-    fn: Callable[..., Any], *, where: str, schema: Any = Any, batch: bool = False, executor: Executor | None = None
+    fn: Callable[..., Any], *, where: str = "", schema: Any = Any, batch: bool = False, executor: Executor | None = None
 ) -> None:
     """Raise at decoration what can be known then; names that are defined further down the module are left for later."""
     try:
@@ -97,26 +98,26 @@ def runs_in_thread(fn: Callable[..., Any]) -> bool:
 def _parameters(
     fn: Callable[..., Any], where: str, schema: Any, *, batch: bool, executor: Executor | None
 ) -> tuple[Parameter, ...]:
+    who = f"handler {describe(fn)}"
+    if where and where != describe(fn):
+        who = f"{where}: {who}"
     parameters = handler_parameters(fn, batch=batch)
     for p in parameters:
         if p.wanted in ("body", "message") and not admits(p.schema, schema):
             raise ConfigurationError(
-                f"{where}: handler {describe(fn)} takes {schema_name(p.schema)} as {p.name!r}, "
-                f"and the topic carries {schema_name(schema)}"
+                f"{who} takes {schema_name(p.schema)} as {p.name!r}, and the topic carries {schema_name(schema)}"
             )
         if batch and p.wanted == "header":
             raise ConfigurationError(
-                f"{where}: handler {describe(fn)} takes a batch, and {p.name!r} is the header of one message: "
+                f"{who} takes a batch, and {p.name!r} is the header of one message: "
                 "take list[Message[…]] and read its headers"
             )
     if executor is not None:
         if is_async(fn):
-            raise ConfigurationError(f"{where}: handler {describe(fn)} is async, executor= runs `def` functions alone")
+            raise ConfigurationError(f"{who} is async, executor= runs `def` functions alone")
         for p in parameters:
             if p.wanted != "body":
-                raise ConfigurationError(
-                    f"{where}: handler {describe(fn)} asks for {p.name!r}, and with executor= the body alone is passed"
-                )
+                raise ConfigurationError(f"{who} asks for {p.name!r}, and with executor= the body alone is passed")
     return parameters
 
 
