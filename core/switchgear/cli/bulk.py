@@ -117,6 +117,7 @@ class Sender:
         Raises what would fail for every line alike (a wrong name, a wrong URL), OSError when reading fails.
         """
         begun = time.monotonic()
+        await self._step(records)  # the first alone: what is wrong with all of them shows here, and the topic is made
         workers = {asyncio.create_task(self._work(records)) for _ in range(AT_ONCE)}
         try:
             await self._watch(workers)
@@ -146,24 +147,32 @@ class Sender:
         self.summary.stopped = self.summary.stopped or why
 
     async def _work(self, records: AsyncIterator[Sequence[Record]]) -> None:
+        while await self._step(records):
+            pass
+
+    async def _step(self, records: AsyncIterator[Sequence[Record]]) -> bool:
+        """Publish the next record; False when there is none."""
+        record = await self._next(records)
+        if record is None:
+            return False
+        self.summary.line = record.line
+        if record.reason:
+            self._fail(record, record.reason)
+            return True
         me = asyncio.current_task()
         assert me is not None
-        while (record := await self._next(records)) is not None:
-            self.summary.line = record.line
-            if record.reason:
-                self._fail(record, record.reason)
-                continue
-            self._sending.add(me)
-            try:  # nothing was awaited since the record was taken: calls have the order of the lines
-                await send(self._bus, self._topic, record, self._job)
-                self.summary.stored += 1
-            except Unavailable as error:
-                self._fail(record, describe(error))
-                self._stop("the broker cannot be reached")
-            except (TransportError, CodecError) as error:
-                self._fail(record, describe(error))
-            finally:
-                self._sending.discard(me)
+        self._sending.add(me)
+        try:  # nothing was awaited since the record was taken, so calls have the order of the lines
+            await send(self._bus, self._topic, record, self._job)
+            self.summary.stored += 1
+        except Unavailable as error:
+            self._fail(record, describe(error))
+            self._stop("the broker cannot be reached")
+        except (TransportError, CodecError) as error:
+            self._fail(record, describe(error))
+        finally:
+            self._sending.discard(me)
+        return True
 
     async def _next(self, records: AsyncIterator[Sequence[Record]]) -> Record | None:
         if self._ready and self._job.rate is None and not self.summary.stopped:

@@ -81,15 +81,15 @@ async def _demo(
 @asynccontextmanager
 async def _shop(url: str, settings: dict[str, str], workers: int | None) -> AsyncIterator[Callable[[], bool]]:
     """The shop, open: in worker processes, or in this one where the broker lives in it. Yields whether it still is."""
-    from switchgear.driver import Clocked
     from switchgear.errors import ConfigurationError
-    from switchgear.plugins import open_transport
 
-    if not isinstance(open_transport(url), Clocked):
+    from .worker import lives_here
+
+    if not lives_here(url):
         async with _processes(url, settings, workers or 2) as alive:
             yield alive
     elif workers is not None and workers > 1:
-        raise ConfigurationError(f"--workers {workers}: memory:// lives within one process; leave --workers out")
+        raise ConfigurationError(f"--workers {workers}: this broker lives within one process; leave --workers out")
     else:
         async with _here(url, settings):
             yield lambda: True

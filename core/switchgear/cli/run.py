@@ -56,10 +56,10 @@ def run(
 
 async def _here(job: Job, health: str | None) -> int:
     from switchgear.plugins import redact
-    from switchgear.runtime import serve
 
     from .logs import log_to_stderr
     from .probes import overall, probes
+    from .serving import serve_until_told
     from .targets import load
 
     log_to_stderr(job.log_level)
@@ -70,7 +70,7 @@ async def _here(job: Job, health: str | None) -> int:
             note(f"{bus.name} serves on {redact(bus.url)}; Ctrl-C ends it")
 
     async with probes(health, lambda: overall(buses)):
-        await serve(buses, on_started=started)
+        await serve_until_told(buses, started)
     return 0
 
 

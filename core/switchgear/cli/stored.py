@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 
 from switchgear import Bus
-from switchgear.driver import Provisioner, Registry, TopicInfo
+from switchgear.driver import Provisioner, Registry, TopicInfo, Transport
 from switchgear.names import physical, plan_row
 
 _PARTITION = re.compile(r"__\d+$")
 
 
+PATIENCE = 10.0  # seconds for the broker to be there
+
+
+async def connected(bus: Bus) -> Transport:
+    """The open bus's driver, once it has a connection. Raises Unavailable."""
+    await bus._running().connected(asyncio.get_running_loop().time() + PATIENCE)
+    return bus.transport
+
+
 async def stored_topics(bus: Bus, prefix: str = "") -> list[TopicInfo] | None:
     """Topics whose names start with `prefix`, without the namespace, partitions added up; None where the broker cannot
     list them."""
-    transport = bus.transport
+    transport = await connected(bus)
     if not isinstance(transport, Provisioner):
         return None
     start = physical(transport.capabilities.names, bus.namespace, prefix)
@@ -29,10 +39,11 @@ async def stored_topic(bus: Bus, name: str) -> TopicInfo | None:
 
 async def planned(bus: Bus, name: str) -> bool:
     """Whether the topic's order was settled before."""
-    transport = bus.transport
+    transport = await connected(bus)
     if not isinstance(transport, Registry):
         return False
-    return bool(await transport.read(physical(transport.capabilities.names, bus.namespace, plan_row(name))))
+    row = physical(transport.capabilities.names, bus.namespace, plan_row(name))
+    return row in await transport.read(row)
 
 
 def merged(found: Iterable[TopicInfo], namespace: str) -> list[TopicInfo]:

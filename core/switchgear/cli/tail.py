@@ -11,7 +11,7 @@ from .execute import execute
 from .options import Json, Url
 
 if TYPE_CHECKING:
-    from switchgear import Message
+    from switchgear import Bus, Message
 
 
 def tail(
@@ -58,22 +58,39 @@ async def _tail(
     left = count
     # Raw bytes: what does not decode is worth seeing as well.
     topic = Topic(name, bytes, codec="application/octet-stream")
-    async with (
-        Bus(url, name="switchgear") as bus,
-        bus.consumer(topic, group=None, start=begin, idle=idle) as messages,
-    ):
-        async for message in messages:
-            value, kind = body(message.data)
-            if not all(kind == "json" and matches(value, field, wanted) for field, wanted in conditions):
-                continue
-            if json:
-                print_json(record(message, value, kind))
-            else:
-                print(line(message), flush=True)
-            if left is not None:
-                left -= 1
-                if left == 0:
-                    return
+    async with Bus(url, name="switchgear") as bus:
+        await _must_exist(bus, name)
+        async with bus.consumer(topic, group=None, start=begin, idle=idle) as messages:
+            async for message in messages:
+                value, kind = body(message.data)
+                if not all(kind == "json" and matches(value, field, wanted) for field, wanted in conditions):
+                    continue
+                if json:
+                    print_json(record(message, value, kind))
+                else:
+                    print(line(message), flush=True)
+                if left is not None:
+                    left -= 1
+                    if left == 0:
+                        return
+
+
+async def _must_exist(bus: Bus, name: str) -> None:
+    """Reading would make the topic, and settle its order for good. Raises NotFound, with the nearest that exists."""
+    from difflib import get_close_matches
+
+    from switchgear.errors import NotFound
+    from switchgear.plugins import redact
+
+    from .stored import planned, stored_topics
+
+    found = await stored_topics(bus)
+    names = [info.name for info in found or () if not info.name.startswith("sg.")]
+    if found is None or name in names or await planned(bus, name):
+        return
+    near = get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "; it is made by its first publisher, or by switchgear provision"
+    raise NotFound(f"there is no topic {name!r} on {redact(bus.url)}{hint}")
 
 
 def when(text: str) -> Literal["new", "earliest"] | datetime:

@@ -44,7 +44,7 @@ def _describe(scheme: str, module: str) -> dict[str, Any]:
     for where in ("localhost", "/unused.db"):  # nothing is opened before connect: any URL that the plugin accepts does
         try:
             described["capabilities"] = plain(open_transport(f"{scheme}://{where}").capabilities)
-        except SwitchgearError as error:
+        except (SwitchgearError, ImportError) as error:  # one that is broken does not hide the others
             described["problem"] = described["problem"] or str(error)
         else:
             described["problem"] = None

@@ -17,14 +17,15 @@ import msgspec
 import typer
 
 from switchgear import Bus, Health
+from switchgear.bus import _without_namespace
 from switchgear.driver import Clocked
 from switchgear.errors import ConfigurationError
 from switchgear.plugins import open_transport, redact
-from switchgear.runtime import serve
 
 from .execute import execute
 from .logs import log_to_stderr
 from .probes import overall
+from .serving import serve_until_told
 from .targets import load
 from .workers import TERMINAL
 
@@ -66,7 +67,7 @@ async def _work(sock: socket.socket) -> None:
         refuse_single_process(buses)
     tasks = [asyncio.create_task(_report(writer, buses)), asyncio.create_task(_outlive_nobody(reader))]
     try:
-        await serve(buses)
+        await serve_until_told(buses)
     finally:
         for task in tasks:
             task.cancel()
@@ -74,10 +75,15 @@ async def _work(sock: socket.socket) -> None:
         writer.close()
 
 
+def lives_here(url: str) -> bool:
+    """Whether the broker is part of the process that uses it."""
+    return isinstance(open_transport(_without_namespace(url)), Clocked)
+
+
 def refuse_single_process(buses: list[Bus]) -> None:
     """Raises ConfigurationError for a transport that lives within one process: its workers would not share anything."""
     for bus in buses:
-        if isinstance(open_transport(bus.url), Clocked):
+        if lives_here(bus.url):
             raise ConfigurationError(
                 f"{redact(bus.url)} lives within one process, which --workers would divide: "
                 "use --workers 1, or a broker that processes share, for example --url sqlite:///app.db"
@@ -85,7 +91,7 @@ def refuse_single_process(buses: list[Bus]) -> None:
 
 
 async def _report(writer: asyncio.StreamWriter, buses: list[Bus]) -> None:
-    grace = max(bus.grace for bus in buses)
+    grace = max(bus._grace for bus in buses)
     with suppress(OSError):
         while True:
             writer.write(msgspec.json.encode(Report(overall(buses), grace)) + b"\n")
