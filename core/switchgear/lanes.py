@@ -122,6 +122,13 @@ class Lanes:
         for head in heads:
             self.advance(head)
 
+    def take_out(self, tokens: Collection[Hashable]) -> None:
+        """Out of the queues, but still held."""
+        self._prune(self.ready, tokens)
+        for chain in self.chains.values():
+            if chain:
+                self._prune(chain, tokens)
+
     @staticmethod
     def _prune(queue: deque[Delivery], tokens: Collection[Hashable]) -> None:
         kept = [d for d in queue if d.token not in tokens]

@@ -32,7 +32,51 @@ class Settler(Protocol):
     async def run(self) -> None: ...
     async def flush(self) -> None: ...
     def lose(self, lanes: Sequence[str]) -> None: ...
+    def forget(self) -> None: ...
     def stop(self) -> None: ...
+
+
+class Unsettled:
+    """At most once: all was acknowledged before it was handled, so that afterwards it is only let go."""
+
+    def __init__(
+        self, lanes: Lanes, settled: Callable[[Sequence[Settlement], Sequence[TransportError | None]], None]
+    ) -> None:
+        self._lanes, self._settled = lanes, settled
+        self.done: list[Delivery] = []
+        self._wake = asyncio.Event()
+        self._running = True
+
+    def admit(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
+        return batch
+
+    def kick(self, n: int) -> None:
+        self._wake.set()
+
+    def put(self, settlement: Settlement) -> None:
+        self._lanes.free(settlement.delivery)
+
+    async def run(self) -> None:
+        while self._running:
+            await self._wake.wait()
+            self._wake.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        done, self.done = self.done, []
+        for delivery in done:
+            self._lanes.free(delivery)
+        self._settled([Settlement(d, ACK) for d in done], [None] * len(done))
+
+    def lose(self, lanes: Sequence[str]) -> None:
+        pass
+
+    def forget(self) -> None:
+        self.done = []
+
+    def stop(self) -> None:
+        self._running = False
+        self._wake.set()
 
 
 class Individual:
@@ -124,18 +168,28 @@ class Individual:
         self.done = [d for d in self.done if d.lane not in gone]
         self.other = [s for s in self.other if s.delivery.lane not in gone]
 
+    def forget(self) -> None:
+        """The source is gone: what was not settled will come again, and is then handled again."""
+        for delivery in [*self.done, *(s.delivery for s in self.other)]:
+            self._lanes.free(delivery)
+        self.done, self.other = [], []
+
     def stop(self) -> None:
         self._running = False
         self._now()
 
 
-class Note(msgspec.Struct, gc=False, rename={"attempts": "a", "fence": "f", "done": "d"}, omit_defaults=True):
+class Note(
+    msgspec.Struct, gc=False, rename={"base": "b", "attempts": "a", "fence": "f", "done": "d"}, omit_defaults=True
+):
     """What is stored beside a watermark: the head's failures, the lane's fence, ranges finished ahead of the head."""
 
+    base: int = 0
+    """The head's offset; distances count from it, so that gaps between offsets shift nothing."""
     attempts: int = 0
     fence: int = 0
     done: list[tuple[int, int]] = []
-    """Inclusive ranges of distances from the watermark's offset."""
+    """Inclusive ranges of distances from `base`."""
 
 
 class Lane:
@@ -201,10 +255,9 @@ class Cumulative:
             except msgspec.DecodeError:  # a note of another program: nothing is known to be finished ahead
                 note = Note()
         lane = Lane(note)
-        base = _offset(first)
         if note.done:
-            lane.skip = {base + n for low, high in note.done for n in range(low, high + 1)}
-        if note.attempts:
+            lane.skip = {note.base + n for low, high in note.done for n in range(low, high + 1)}
+        if note.attempts and _offset(first) == note.base:
             self._recall(first, note.attempts)
         return lane
 
@@ -258,9 +311,9 @@ class Cumulative:
         """The lane's state as text of at most `capabilities.note` bytes: what doesn't fit is handled again."""
         track = lane.track
         attempts = self._failures(track[0]) if track else 0
+        base = _offset(track[0]) if track else 0
         ranges: list[tuple[int, int]] = []
-        if track and lane.head is not None:
-            base = _offset(lane.head) + 1
+        if track:
             held = self._lanes.held
             for delivery in track:
                 if delivery.token in held:
@@ -271,7 +324,7 @@ class Cumulative:
                 else:
                     ranges.append((n, n))
         while True:
-            text = msgspec.json.encode(Note(attempts, lane.fence, ranges)).decode()
+            text = msgspec.json.encode(Note(base, attempts, lane.fence, ranges)).decode()
             if len(text) <= self._limit:
                 return text
             if not ranges:
@@ -310,6 +363,12 @@ class Cumulative:
     def lose(self, lanes: Sequence[str]) -> None:
         for name in lanes:
             self._open.pop(name, None)
+
+    def forget(self) -> None:
+        for delivery in self.done:
+            self._lanes.free(delivery)
+        self.done = []
+        self._open.clear()
 
     def stop(self) -> None:
         self._running = False

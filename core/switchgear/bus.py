@@ -1,0 +1,545 @@
+"""The bus: what a program publishes to and subscribes on. It wires the parts; each part is a file of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
+
+from .clock import Clock
+from .config import Config
+from .core import PUBLISH, Core, group_resources, topic_resources
+from .driver import Outgoing, Scheduling, Transport
+from .errors import ConfigurationError, Misuse, TransportError, Unsupported
+from .health import Health
+from .knobs import Middleware, PublishOptions, Tuning
+from .message import handling
+from .observer import Observer
+from .router import Declared, Router, as_topic
+from .topic import Topic
+from .units import Seconds, seconds
+from .writing import Writer
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+    from typing_extensions import TypeVar as TypeVarDefault
+
+    from .pull import Consumer
+
+    D = TypeVarDefault("D", default=Any)
+else:
+    D = TypeVar("D")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+log = logging.getLogger("switchgear")
+
+YIELD_EVERY = 128  # publishes without waiting, after which the loop may turn
+PUBLISH_MANY = 1000  # publishes of one publish_many that wait at once
+
+
+class Bus(Router):
+    """One application on one broker.
+
+    `url` names the broker (left out: configuration decides); `name`, by default the main module's name, is the
+    application: CloudEvents source, reply address, `[bus.NAME]`. `namespace` goes before every name on the broker.
+    `grace` bounds the shutdown. `provision` says whether missing topics and groups are created, only checked, or left
+    alone. Raises ConfigurationError for an unreadable configuration; nothing is connected before the bus is opened.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        name: str | None = None,
+        namespace: str = "",
+        config: str | PathLike[str] | Mapping[str, Any] | None = None,
+        grace: Seconds = 25.0,
+        provision: Literal["create", "check", "off"] = "create",
+        middleware: Sequence[Middleware] = (),
+        observers: Sequence[Observer] = (),
+        tuning: Sequence[Tuning] = (),
+    ) -> None:
+        super().__init__()
+        self.name = name or _main_name()
+        self._code: dict[str, Any] = {
+            "url": url, "namespace": namespace or None, "grace": None if grace == 25.0 else seconds(grace),
+            "provision": None if provision == "create" else provision,
+        }  # fmt: skip
+        if provision not in ("create", "check", "off"):
+            raise ConfigurationError(f"Bus: provision is {provision!r}; expected 'create', 'check' or 'off'")
+        self._config_source = config
+        self._config: Config | None = None
+        self._override: str | None = None
+        self._middleware = tuple(middleware)
+        self._observers = tuple(observers)
+        self._tuning = tuple(tuning)
+        self._open: Core | None = None
+        self._users = 0
+        self._served = 0
+        self._opening = asyncio.Lock()
+        self._closed = False
+        self._inline = 0
+        self._abandoned = False
+        """Whether a `def` handler was still running when the bus was closed: its thread cannot be ended."""
+        self._test_clock: Clock | None = None
+        self._test_overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None
+        self._test_taps: list[Any] = []
+
+    def __repr__(self) -> str:
+        return f"Bus(name={self.name!r})"
+
+    # ---- configuration --------------------------------------------------------------------------------------------
+
+    def override(self, *, url: str) -> None:
+        """Use this URL whatever code and configuration say (`--url`, tests). Raises Misuse while the bus is open."""
+        if self._open is not None:
+            raise Misuse("the bus is open: its URL cannot be changed any more")
+        self._override = url
+
+    def _configuration(self) -> Config:
+        if self._config is None:
+            self._config = Config.load(self._config_source, bus=self.name)
+        if self._override is not None:
+            self._config.override(url=self._override)
+        return self._config
+
+    def _value(self, key: Literal["namespace", "grace", "provision"], default: Any) -> Any:
+        return self._configuration().value(key, self._code[key], default)[0]
+
+    @property
+    def url(self) -> str:
+        """The broker's URL as resolved from code, environment and file. Raises ConfigurationError where there is none."""
+        return self._configuration().url(self._code["url"])[0]
+
+    @property
+    def namespace(self) -> str:
+        """What goes before every name on the broker."""
+        if self._open is not None:
+            return self._open_namespace
+        return self._resolve_namespace(self.url)
+
+    def _resolve_namespace(self, url: str) -> str:
+        from urllib.parse import parse_qs, urlsplit
+
+        given = parse_qs(urlsplit(url).query).get("namespace")
+        return given[0] if given else str(self._value("namespace", ""))
+
+    @property
+    def _grace(self) -> float:
+        return seconds(self._value("grace", 25.0))
+
+    def _settings(self) -> list[tuple[str, object, str]]:
+        from .plugins import redact
+
+        config = self._configuration()
+        url, origin = config.url(self._code["url"])
+        found: list[tuple[str, object, str]] = [("url", redact(url), str(origin))]
+        for key, default in (("namespace", ""), ("grace", 25.0), ("provision", "create")):
+            value, came = config.value(key, self._code[key], default)
+            found.append((key, value, str(came)))
+        return found
+
+    def _sync_facade(self) -> Any:
+        from .sync import Bus as SyncBus
+
+        return SyncBus.attached(self, self._running().loop)
+
+    # ---- life -----------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open to publish, request and pull. Raises what makes connecting pointless; a broker that is merely away is
+        tried again in the background, and publishes wait for it within their timeouts."""
+        await self._acquire()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._release(self._deadline())
+
+    async def close(self) -> None:
+        """Close now, within `grace`: drain, flush, leave. Idempotent."""
+        if self._open is not None:
+            self._users = 0
+            await self._shut(self._deadline())
+        self._closed = True
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._grace
+
+    async def _acquire(self) -> Core:
+        loop = asyncio.get_running_loop()
+        if self._open is not None and self._open.loop is not loop:
+            raise Misuse("the bus is open in another event loop: open a bus of its own in each loop")
+        async with self._lock_of(loop):
+            if self._open is None:
+                self._open = await self._start()
+                self._closed = False
+            self._users += 1
+            return self._open
+
+    def _lock_of(self, loop: asyncio.AbstractEventLoop) -> asyncio.Lock:
+        if getattr(self, "_lock_loop", None) is not loop:
+            self._lock_loop = loop
+            self._opening = asyncio.Lock()
+        return self._opening
+
+    async def _start(self) -> Core:
+        config = self._configuration()
+        url, _ = config.url(self._code["url"])
+        self._open_namespace = self._resolve_namespace(url)
+        self._provision = str(self._value("provision", "create"))
+        core = Core(self, _without_namespace(url), self._tuning, config, self._test_clock)
+        if self._test_overrides is not None:
+            core.overrides = self._test_overrides
+        core.taps = self._test_taps
+        try:
+            await core.open()
+        except BaseException:
+            await core.close(core.loop.time())
+            raise
+        return core
+
+    async def _release(self, deadline: float) -> None:
+        self._users = max(0, self._users - 1)
+        if self._users == 0 and self._open is not None:
+            await self._shut(deadline)
+
+    async def _shut(self, deadline: float) -> None:
+        core = self._open
+        if core is None:
+            return
+        try:
+            await core.close(deadline)
+        finally:
+            if self._open is core:
+                self._open = None
+                self._closed = True
+
+    @asynccontextmanager
+    async def _core(self, publishing: bool = True) -> AsyncIterator[Core]:
+        """The open core, opened for the while if need be."""
+        core = await self._acquire()
+        try:
+            yield core
+        finally:
+            await self._release(self._deadline())
+
+    @property
+    def transport(self) -> Transport:
+        """The open driver. Raises Misuse while the bus is not open."""
+        return self._running().transport
+
+    def _running(self) -> Core:
+        core = self._open
+        if core is None:
+            raise Misuse(
+                "the bus is closed" if self._closed else "the bus is not open: use `async with bus:` or `bus.serving()`"
+            )
+        if core.loop is not asyncio.get_running_loop():
+            raise Misuse("the bus is open in another event loop: open a bus of its own in each loop")
+        return core
+
+    def serving(self, *routers: Router) -> AbstractAsyncContextManager[None]:
+        """Run subscriptions while inside: ready on enter, drained on exit.
+
+        Without routers those of the bus itself; with routers just theirs, which adds and removes them at run time.
+        Raises, on enter, what makes a subscription impossible, and on exit what ended one for good.
+        """
+        return self._serving(routers)
+
+    @asynccontextmanager
+    async def _serving(self, routers: Sequence[Router]) -> AsyncIterator[None]:
+        declared: list[Declared] = []
+        for router in routers or (self,):
+            declared.extend(router._all())
+        core = await self._acquire()
+        deadline: float | None = None
+        consumers = []
+        try:
+            await self._until_up(core)
+            assembled = await core.assemble(declared)
+            resources = []
+            for one in assembled:
+                resources += topic_resources(one.topic, one.plan, core.config.topic(one.topic.name))
+            await core.provision(resources)
+            consumers = [core.add(one) for one in assembled]
+            await asyncio.gather(*(consumer.ready for consumer in consumers))
+            yield
+            failed = next((c.failure for c in consumers if c.failure is not None), None)
+            if failed is not None:
+                raise failed
+        finally:
+            deadline = self._deadline()
+            if consumers:
+                await asyncio.gather(*(core.remove(c, deadline) for c in consumers if c in core.consumers))
+            await self._release(deadline)
+
+    async def _until_up(self, core: Core) -> None:
+        await core.link.wait()
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain within `grace`. Exits the process with 1 after a terminal failure."""
+        from .runtime import run
+
+        run(self)
+
+    def health(self) -> Health:
+        """Alive and ready, and the state of each subscription in words. Callable from any thread."""
+        core = self._open
+        if core is None:
+            return Health(live=not self._closed, ready=False, detail={"broker": "closed" if self._closed else "not open"})
+        return core.health()
+
+    # ---- publish --------------------------------------------------------------------------------------------------
+
+    async def publish(self, topic: Topic[T] | str, value: T, **options: Unpack[PublishOptions]) -> str:
+        """Publish one value; returns its id when the broker has stored it.
+
+        Many tasks publishing at once is the quick way: their messages leave together. `timeout` (30 s) covers waiting,
+        sending and retries. Raises Unavailable (no connection), NotSent (certainly not stored), MaybeSent (no answer),
+        Refused (size, rights, header), CodecError, Misuse (the bus is not open).
+        """
+        core = self._open
+        if core is None or core.loop is not asyncio.get_running_loop():
+            core = self._running()
+        writer = core.writers.get(topic if type(topic) is str else id(topic))
+        parent = handling.get()
+        if writer is None or options or parent is not None or core.publisher is None:
+            return await self._publish(core, topic, value, options)
+        out = writer.plain(value)
+        publisher = core.publisher
+        deadline = core.loop.time() + PUBLISH
+        if publisher.immediate:
+            error = (await core.transport.send((out,), deadline))[0]
+            if error is not None:
+                raise error
+            self._inline += 1
+            if self._inline >= YIELD_EVERY:  # a transport that never waits must not starve the loop
+                self._inline = 0
+                await asyncio.sleep(0)
+        else:
+            if publisher.full() or not core.link.up:
+                await self._wait_for_room(core, deadline)
+            await publisher.put(out, _chain(writer, out), deadline)
+        if core.counts() or core.taps:
+            self._told(core, writer, out, value)
+        return out.dedup  # type: ignore[return-value]
+
+    async def _publish(self, core: Core, topic: Topic[Any] | str, value: object, options: PublishOptions) -> str:
+        timeout = seconds(options["timeout"]) if "timeout" in options else PUBLISH
+        deadline = core.loop.time() + timeout
+        writer = await core.writer(topic, deadline)
+        parent = handling.get()
+        out = writer.message(value, options, parent if parent is not None and parent._reading is not None else None)
+        await self._store(core, writer, out, deadline, again=options.get("retry_indeterminate", True))
+        if core.counts() or core.taps:
+            self._told(core, writer, out, value)
+        assert out.dedup is not None
+        return out.dedup
+
+    async def _store(self, core: Core, writer: Writer, out: Outgoing, deadline: float, *, again: bool = True) -> None:
+        publisher = await core.connected(deadline)
+        if publisher.immediate:
+            await publisher.send_now(out, deadline)
+        else:
+            if publisher.full():
+                await publisher.room(deadline)
+            await publisher.put(out, _chain(writer, out), deadline, again)
+        if out.due is not None:
+            core.due_soon()
+
+    async def _wait_for_room(self, core: Core, deadline: float) -> None:
+        publisher = await core.connected(deadline)
+        if publisher.full():
+            await publisher.room(deadline)
+
+    def _told(self, core: Core, writer: Writer, out: Outgoing, value: object) -> None:
+        core.count("published", writer.topic.name, None, 1)
+        for tap in core.taps:
+            tap("published", writer.topic.name, None, value)
+
+    @overload
+    async def publish_many(
+        self, topic: Topic[T] | str, values: Iterable[T], *, id: Callable[[T], str] | None = None,
+        timeout: Seconds = ..., return_exceptions: Literal[False] = False,
+    ) -> list[str]: ...  # fmt: skip
+    @overload
+    async def publish_many(
+        self, topic: Topic[T] | str, values: Iterable[T], *, id: Callable[[T], str] | None = None,
+        timeout: Seconds = ..., return_exceptions: Literal[True],
+    ) -> list[str | TransportError]: ...  # fmt: skip
+    async def publish_many(
+        self, topic: Topic[T] | str, values: Iterable[T], *, id: Callable[[T], str] | None = None,
+        timeout: Seconds = PUBLISH, return_exceptions: bool = False,
+    ) -> Any:  # fmt: skip
+        """Publish many values, as many at once as the buffer takes; returns their ids in order.
+
+        `id` gives each value its own. All are tried; then what failed is raised as an ExceptionGroup, unless
+        `return_exceptions`, which puts each TransportError in its place. `timeout` is each message's.
+        """
+        core = self._running()
+        within = seconds(timeout)
+        writer = await core.writer(topic, core.loop.time() + within)
+        parent = handling.get()
+        parent = parent if parent is not None and parent._reading is not None else None
+        results: list[Any] = []
+        waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+        async def collect() -> None:
+            for at, future in waiting:
+                try:
+                    await future
+                except TransportError as error:
+                    results[at] = error
+            waiting.clear()
+
+        for value in values:
+            at = len(results)
+            deadline = core.loop.time() + within
+            options: PublishOptions = {"id": id(value)} if id is not None else {}
+            out = writer.message(value, options, parent)
+            results.append(out.dedup)
+            try:
+                publisher = await core.connected(deadline)
+                if publisher.immediate:
+                    await publisher.send_now(out, deadline)
+                    if at % YIELD_EVERY == YIELD_EVERY - 1:
+                        await asyncio.sleep(0)
+                else:
+                    if publisher.full():
+                        await publisher.room(deadline)
+                    waiting.append((at, publisher.put(out, _chain(writer, out), deadline)))
+            except TransportError as error:
+                results[at] = error
+            else:
+                if core.taps or core.counts():
+                    self._told(core, writer, out, value)
+            if len(waiting) >= PUBLISH_MANY:
+                await collect()
+        await collect()
+        failed = [r for r in results if isinstance(r, Exception)]
+        if failed and not return_exceptions:
+            raise ExceptionGroup(f"{len(failed)} of {len(results)} messages were not published", failed)
+        return results
+
+    async def request(
+        self, topic: Topic[T] | str, value: T, reply: TypeForm[R], *, timeout: Seconds = 10.0
+    ) -> R:
+        """Publish a request and wait for its answer, decoded as `reply`.
+
+        At most once: a lost answer is a RequestTimeout. Raises RequestFailed with the responder's reason.
+        """
+        core = self._running()
+        within = seconds(timeout)
+        deadline = core.loop.time() + within
+        writer = await core.writer(topic, deadline)
+        await core.connected(deadline)
+        replies = await self._replies(core)
+        plain = writer.message(value, {}, None)
+        binding = core.transport.capabilities.binding
+        import msgspec
+
+        out = msgspec.structs.replace(
+            plain, marked=True, headers=[*plain.headers, (f"{binding}replyto", replies.address.encode())]
+        )
+        assert out.dedup is not None
+        replies.expect(out.dedup)
+        try:
+            await self._store(core, writer, out, deadline)
+            if core.counts() or core.taps:
+                self._told(core, writer, out, value)
+            answer: R = await replies.wait(
+                out.dedup, reply, max(0.0, deadline - core.loop.time()), writer.topic.name
+            )
+            return answer
+        finally:
+            replies.forget(out.dedup)
+
+    async def _replies(self, core: Core) -> Any:
+        from .config import resolve
+        from .replies import Replies
+
+        async with core._publish_lock:
+            if core.replies is None:
+                replies = Replies(core)
+                settings, _ = resolve(replies.topic, None, {}, Config.load({}, bus=self.name))
+                await replies.open(settings)
+                core.replies = replies
+        return core.replies
+
+    async def cancel(self, topic: Topic[Any] | str, id: str) -> bool:
+        """Take back a delayed message that is not yet due; False when there is none (any more).
+
+        Raises Unsupported where the broker cannot.
+        """
+        core = self._running()
+        transport = core.transport
+        if not isinstance(transport, Scheduling):
+            raise Unsupported(f"{core.scheme}:// cannot take back a delayed message")
+        declared = as_topic(topic)
+        plan = await core.plan(declared, core.loop.time() + PUBLISH)
+        for name in plan.physical:
+            if await transport.cancel(name, id):
+                return True
+        return False
+
+    # ---- pull -----------------------------------------------------------------------------------------------------
+
+    def consumer(
+        self,
+        topic: Topic[D] | str,
+        *,
+        group: str | None,
+        start: Literal["new", "earliest"] | datetime = "new",
+        idle: Seconds | None = None,
+    ) -> AbstractAsyncContextManager[Consumer[D]]:
+        """Pull messages one by one: `async for message in consumer`, and settle each with its own methods.
+
+        `idle` ends the iteration when nothing has come for so many seconds. What is left unsettled at the end returns
+        to the group.
+        """
+        from .pull import pulling
+
+        return pulling(self, as_topic(topic), isinstance(topic, str), group, start, None if idle is None else seconds(idle))
+
+
+def _chain(writer: Writer, out: Outgoing) -> tuple[str, bytes] | None:
+    """What must arrive in call order with this message."""
+    if not writer.ordered:
+        return None
+    return writer.chain(out)
+
+
+def _without_namespace(url: str) -> str:
+    """The URL as the transport sees it: `namespace` is ours."""
+    from urllib.parse import parse_qsl, urlencode
+
+    base, question, query = url.partition("?")
+    if not question or "namespace=" not in query:
+        return url
+    rest = urlencode([(name, value) for name, value in parse_qsl(query, keep_blank_values=True) if name != "namespace"])
+    return f"{base}?{rest}" if rest else base
+
+
+def _main_name() -> str:
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name:
+        name = spec.name.removesuffix(".__main__").rpartition(".")[2]
+    else:
+        path = getattr(main, "__file__", None)
+        name = Path(path).stem if path else "app"
+    clean = "".join(c if c.isalnum() or c in "_-" else "-" for c in name).strip("-_") or "app"
+    return clean if clean[0].isalpha() else f"app-{clean}"
+
+

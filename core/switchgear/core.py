@@ -1,0 +1,446 @@
+"""A bus while it is open: its transport, connection, publisher and running subscriptions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import names
+from .clock import Clock, LoopClock
+from .config import Config, Settings, merge, resolve
+from .consumer import Consumer
+from .driver import Clocked, Order, Outgoing, Provisioner, Resource, Scheduling, Transport
+from .envelope import Stamp
+from .errors import ConfigurationError, Misuse, SwitchgearError, TransportError, Unavailable
+from .guarantees import Need, negotiate, refuse
+from .handlers import body_schema, compile_batch, compile_handler
+from .health import Health
+from .knobs import Handler, Middleware
+from .message import Message, handling
+from .middleware.timeout import timeout as timeout_middleware
+from .plans import Plan, resolve as resolve_plan
+from .plugins import open_transport, redact
+from .program import Program, Route, chain, check_single_types
+from .publisher import Publisher
+from .replies import Replies, answer
+from .router import Declared
+from .services import BusScope, Services
+from .supervision import Link
+from .topic import ORDERS, Topic
+from .writing import Ids, Writer
+
+if TYPE_CHECKING:
+    from .bus import Bus
+
+log = logging.getLogger("switchgear")
+
+CONNECT = 5.0  # seconds that opening a bus waits for its broker before it goes on in the background
+PUBLISH = 30.0  # seconds of a publish's default timeout
+PROMOTE, PROMOTE_MOST = 1000, 0.5  # messages moved at once; seconds between looks at what is due
+
+
+@dataclass(slots=True)
+class Assembled:
+    """A program with how it was come by."""
+
+    program: Program
+    settings: Settings
+    origins: Mapping[str, str]
+    needs: list[Need]
+    services: Services
+    topic: Topic[Any]
+    plan: Plan
+
+
+class Core:
+    """Made by `Bus` for each time that it is open."""
+
+    def __init__(self, bus: Bus, url: str, tuning: Sequence[Any], config: Config, clock: Clock | None) -> None:
+        self.bus, self.config = bus, config
+        self.name = bus.name
+        self.loop = asyncio.get_running_loop()
+        self.clock = clock or LoopClock()
+        self.url = redact(url)
+        self.transport: Transport = open_transport(url, tuning)
+        self.scheme = url.partition(":")[0]
+        if isinstance(self.transport, Clocked) and clock is not None:
+            self.transport.set_clock(clock)
+        self.link = Link(self.transport, self.url)
+        self.publisher: Publisher | None = None
+        self.consumers: dict[Consumer, Assembled] = {}
+        self.scope = BusScope()
+        self.overrides: Mapping[Callable[..., Any], Callable[..., Any]] = {}
+        self.replies: Replies | None = None
+        self.closed = False
+        self.failure: BaseException | None = None
+        self.failed: asyncio.Event = asyncio.Event()
+        self.writers: dict[object, Writer] = {}
+        self.plans: dict[str, Plan] = {}
+        self._ids, self._stamp = Ids(), Stamp(self.clock.now)
+        self._observers = tuple(bus._observers)
+        self.taps: list[Callable[[str, str, str | None, Any], None]] = []
+        """Told of messages published and handled, for `testing`."""
+        self._promoter: asyncio.Task[None] | None = None
+        self._due_soon = asyncio.Event()
+        self._logical: dict[str, str] = {}
+        self._publish_lock = asyncio.Lock()
+
+    # ---- life -----------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect; a broker that is away is tried again in the background. Raises what makes trying pointless."""
+        self.link.start()
+        waiting = asyncio.ensure_future(self.link.wait())
+        try:
+            await asyncio.wait([waiting], timeout=CONNECT)
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+        if waiting.done() and not waiting.cancelled():
+            waiting.result()
+
+    async def close(self, deadline: float) -> None:
+        """Drain subscriptions, flush publishes, close; all before `deadline` (the loop's clock)."""
+        if self.closed:
+            return
+        if self.consumers:
+            await asyncio.gather(*(self.remove(consumer, deadline) for consumer in list(self.consumers)))
+        if self.replies is not None:
+            await self.replies.close(deadline)
+        try:
+            await self.scope.stack.aclose()
+        except Exception:
+            log.exception("a dependency of the bus failed at its end")
+        self.closed = True
+        if self._promoter is not None:
+            self._promoter.cancel()
+            await asyncio.wait([self._promoter])
+        if self.publisher is not None:
+            await self.publisher.close(deadline)
+        await self.link.close()
+        try:
+            async with asyncio.timeout(max(2.0, deadline - self.loop.time())):
+                await self.transport.close()
+        except (TransportError, TimeoutError) as error:
+            log.debug("closing %s: %s", self.url, error or "timeout")
+
+    def physical(self, name: str) -> str:
+        return names.physical(self.transport.capabilities.names, self.bus.namespace, name) if name else self.bus.namespace
+
+    async def connected(self, deadline: float) -> Publisher:
+        """The publisher, once there is a connection. Raises Unavailable at the deadline, or the terminal error."""
+        while True:
+            if not self.link.up:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await self.link.wait()
+                except TimeoutError:
+                    raise self.link.unavailable() from None
+            if self.publisher is None:
+                self.publisher = Publisher(self.transport, self.link)
+                if isinstance(self.transport, Scheduling):
+                    self._promoter = self.loop.create_task(self._promote(self.transport))
+            return self.publisher
+
+    # ---- publishing -----------------------------------------------------------------------------------------------
+
+    async def plan(self, topic: Topic[Any], deadline: float, *, write: bool = True) -> Plan:
+        """The topic's plan, resolved once; waits for the broker until the deadline."""
+        found = self.plans.get(topic.name)
+        if found is not None:
+            order = self.config.topic(topic.name).get("order", topic.order)
+            if order is not None and ORDERS[found.order] != order:
+                raise ConfigurationError(
+                    f"topic {topic.name!r} is declared with order={order!r} here and with "
+                    f"order={ORDERS[found.order]!r} before: declare the same everywhere"
+                )
+            return found
+        while True:
+            await self.connected(deadline)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    plan = await resolve_plan(
+                        topic, self.config.topic(topic.name), self.transport, self.bus.namespace, write=write
+                    )
+                break
+            except Unavailable as error:
+                self.link.down(error)
+            except TimeoutError:
+                raise self.link.unavailable() from None
+        if write:
+            self.plans[topic.name] = plan
+            for name in plan.physical:
+                self._logical[name] = topic.name
+        return plan
+
+    async def writer(self, topic: Topic[Any] | str, deadline: float) -> Writer:
+        """The compiled topic, made at its first use."""
+        key = topic if isinstance(topic, str) else id(topic)
+        found = self.writers.get(key)
+        if found is not None:
+            return found
+        declared = Topic(topic) if isinstance(topic, str) else topic
+        if not isinstance(declared, Topic):
+            raise ConfigurationError(f"publish: expected a Topic or a topic's name, got {topic!r}")
+        if declared.priorities:
+            raise _unsupported_priorities(declared)
+        plan = await self.plan(declared, deadline)
+        await self._provision_topic(declared, plan)
+        writer = self._writer(declared, plan)
+        self.writers[key] = writer  # which refers to the topic, so that its id stays taken
+        return writer
+
+    def _writer(self, topic: Topic[Any], plan: Plan) -> Writer:
+        return Writer(
+            topic, plan, self.transport.capabilities, source=f"/{self.name}", clock=self.clock, ids=self._ids,
+            scheme=self.scheme, stamp=self._stamp,
+        )  # fmt: skip
+
+    def private_writer(self, topic: Topic[Any]) -> Writer:
+        """For an internal topic (`sg.…`): unordered, without a plan."""
+        return self._writer(topic, Plan(topic.name, Order.NONE, 1, (self.physical(topic.name),)))
+
+    async def emit(self, out: Outgoing, timeout: float | None = None, chained: tuple[str, bytes] | None = None) -> None:
+        """Store one message through the publisher. Raises TransportError."""
+        deadline = self.loop.time() + (PUBLISH if timeout is None else timeout)
+        publisher = await self.connected(deadline)
+        if publisher.immediate:
+            await publisher.send_now(out, deadline)
+            return
+        if publisher.full():
+            await publisher.room(deadline)
+        await publisher.put(out, chained, deadline)
+
+    def due_soon(self) -> None:
+        """A delayed message was stored: look again when it may be due."""
+        self._due_soon.set()
+
+    async def _promote(self, scheduling: Scheduling) -> None:
+        """Move what falls due, as every open bus of the broker does."""
+        pause: float = 0.0
+        while True:
+            try:
+                async with asyncio.timeout(min(pause, PROMOTE_MOST) if pause > 0 else 0.001):
+                    await self._due_soon.wait()
+            except TimeoutError:
+                pass
+            self._due_soon.clear()
+            try:
+                if not self.link.up:
+                    await self.link.wait()
+                next_ = await scheduling.promote(PROMOTE)
+                pause = PROMOTE_MOST if next_ is None else max(0.0, next_)
+            except Unavailable as error:
+                self.link.down(error)
+                pause = PROMOTE_MOST
+            except SwitchgearError as error:
+                log.warning("moving delayed messages failed: %s", error)
+                pause = PROMOTE_MOST
+
+    # ---- subscriptions --------------------------------------------------------------------------------------------
+
+    async def assemble(
+        self, declared: Iterable[Declared], *, write: bool = True, refused: bool = False
+    ) -> list[Assembled]:
+        """Compile declarations: one program for each (topic, group). Raises ConfigurationError before anything runs."""
+        groups: dict[tuple[str, str | None, int], list[Declared]] = {}
+        for number, one in enumerate(declared):
+            alone = number if one.group is None else 0  # each broadcast handler is a subscription of its own
+            groups.setdefault((one.topic.name, one.group, alone), []).append(one)
+        return [await self._assemble(members, write=write, refused=refused) for members in groups.values()]
+
+    async def _assemble(self, members: list[Declared], *, write: bool, refused: bool) -> Assembled:
+        first = members[0]
+        group, name = first.group, first.topic.name
+        where = f"{name} → {group or 'broadcast'}"
+        knobs = [(one.where, {**one.knobs, **({"batch": one.batch} if one.batch else {})}) for one in members]
+        settings, origins = resolve(name, group, merge(knobs, name, group), self.config)
+        topic = _declared_topic(members)
+        plan = await self.plan(topic, float("inf"), write=write)
+        asked = Order(ORDERS.index(settings.order)) if settings.order is not None else plan.order
+        if asked > plan.order:
+            raise ConfigurationError(
+                f"{where}: order={ORDERS[asked]!r} is more than the topic's plan, which is {ORDERS[plan.order]!r}: "
+                "declare it on the Topic, since the publisher must know it"
+            )
+        needs = negotiate(topic, group, settings, origins, plan, self.transport, self.scheme, asked)
+        if not refused:
+            refuse(needs)
+        services = Services(
+            self.bus, self.scope, self.overrides, self.bus._sync_facade, settings.concurrency, where
+        )  # fmt: skip
+        routes: dict[str | None, Route] = {}
+        check_single_types([(one.topic.type, one.where) for one in members], where)
+        for one in members:
+            routes[one.topic.type] = await self._route(one, settings, services, write=write)
+        letters = settings.dead_letter
+        dead = letters.topic if letters is not None and letters.topic else names.dead_letter_topic(name, group or "")
+        emulated = plan.order > self.transport.capabilities.order and asked > Order.NONE and group is not None
+        program = Program(
+            topic=name, group=group, settings=settings, order=asked, physical=plan.physical,
+            physical_group=None if group is None else self.physical(group),
+            leased=self.physical(names.lease_row(name, group)) if emulated and group is not None else None,
+            dead_letters=self.physical(dead), routes=routes, default_type=first.topic.type or name, batch=settings.batch,
+        )  # fmt: skip
+        return Assembled(program, settings, origins, needs, services, topic, plan)
+
+    async def _route(self, one: Declared, settings: Settings, services: Services, *, write: bool) -> Route:
+        schema = body_schema(one.fn, one.batch is not None) if one.named or one.topic.schema is Any else one.topic.schema
+        where = one.where
+        if one.batch is not None:
+            batch = compile_batch(one.fn, where=where, schema=schema, services=services, executor=settings.executor)
+            return Route(schema=schema, content_type=one.topic.codec, handle=_never, handle_batch=batch)
+        handle: Handler = compile_handler(
+            one.fn, where=where, schema=schema, services=services, executor=settings.executor
+        )
+        if settings.timeout is not None:
+            handle = timeout_middleware(settings.timeout)(handle)
+        handle = wrap(handle, (*self.bus._middleware, *settings.middleware))
+        if one.to is not None:
+            if write:
+                await self.plan(one.to, float("inf"))
+            handle = chain(handle, self._output(one.to))
+        if self.taps:
+            handle = self._tapped(handle, one)
+        return Route(schema=schema, content_type=one.topic.codec, handle=handle)
+
+    def _tapped(self, handle: Handler, one: Declared) -> Handler:
+        async def tapped(message: Message[Any]) -> object:
+            value = await handle(message)
+            for tap in self.taps:
+                tap("handled", one.topic.name, one.group, message)
+            return value
+
+        return tapped
+
+    def _output(self, to: Topic[Any]) -> Callable[[Message[Any], object], Any]:
+        async def publish(message: Message[Any], value: object) -> None:
+            handling.set(message)
+            await self.bus.publish(to, value, id=derived_id(message.id, to.name))
+
+        return publish
+
+    def add(self, assembled: Assembled) -> Consumer:
+        """Start one subscription in the background."""
+        consumer = Consumer(assembled.program, self)
+        self.consumers[consumer] = assembled
+        consumer.on_change = lambda: self._changed(consumer)
+        consumer.start()
+        return consumer
+
+    def _changed(self, consumer: Consumer) -> None:
+        if consumer.failure is not None and self.failure is None:
+            self.failure = consumer.failure
+            self.failed.set()
+
+    async def remove(self, consumer: Consumer, deadline: float) -> None:
+        """Drain one subscription and leave its group."""
+        await consumer.stop(deadline)
+        assembled = self.consumers.pop(consumer, None)
+        if assembled is not None:
+            assembled.services.close(wait=False)
+
+    async def _provision_topic(self, topic: Topic[Any], plan: Plan) -> None:
+        await self.provision(topic_resources(topic, plan, self.config.topic(topic.name)))
+
+    async def provision(self, resources: Sequence[Resource]) -> None:
+        """Create or check what is needed, as the bus's `provision` says."""
+        mode = self.bus._provision
+        if mode == "off" or not isinstance(self.transport, Provisioner):
+            return
+        drifts = await self.transport.provision(resources, mode == "create")
+        missing = [d for d in drifts if not d.applied]
+        if missing and mode == "check":
+            from .errors import NotFound
+
+            lines = ", ".join(f"{d.resource.kind} {d.resource.name}: {d.field} is {d.found!r}, wanted {d.wanted!r}" for d in missing)
+            raise NotFound(f"provision='check' found differences: {lines}; run `switchgear provision`")
+
+    # ---- what consumers ask for -----------------------------------------------------------------------------------
+
+    def count(self, event: str, topic: str, group: str | None, n: int) -> None:
+        for observer in self._observers:
+            observer.count(event, topic, group, n)
+
+    def buried(self, message: Message[Any], topic: str, group: str) -> None:
+        for tap in self.taps:
+            tap("dead_lettered", topic, group, message)
+
+    def counts(self) -> bool:
+        return bool(self._observers)
+
+    async def reply(self, message: Message[Any], value: object, failure: str | None) -> None:
+        await answer(self, message, value, failure)
+
+    def health(self) -> Health:
+        detail = {"broker": "connected" if self.link.up else f"not connected: {self.link.error or 'yet'}"}
+        ready = self.link.up
+        live = self.failure is None and self.link.terminal is None
+        for consumer in self.consumers:
+            detail[consumer.program.where] = consumer.detail or consumer.state
+            ready = ready and consumer.state in ("active", "standby")
+        return Health(live=live, ready=ready and live, detail=detail)
+
+
+def wrap(handle: Handler, middleware: Sequence[Middleware]) -> Handler:
+    """The handler inside its middlewares; the first is the outermost."""
+    for layer in reversed(middleware):
+        handle = layer(handle)
+    return handle
+
+
+def derived_id(incoming: str, topic: str) -> str:
+    """The id of a `to=` message: the same for every run of the handler, so that a duplicate can be recognised."""
+    return f"{incoming}>{topic}"
+
+
+def topic_resources(topic: Topic[Any], plan: Plan, configured: Mapping[str, object]) -> list[Resource]:
+    """What a topic needs on the broker."""
+    retention = topic.retention if topic.retention is not None else configured.get("retention")
+    return [
+        Resource(
+            kind="topic", name=name, order=plan.order, partitions=plan.partitions if len(plan.physical) == 1 else 1,
+            retention=retention,  # type: ignore[arg-type]
+        )
+        for name in plan.physical
+    ]  # fmt: skip
+
+
+def group_resources(assembled: Assembled) -> list[Resource]:
+    """What a subscription's group needs on the broker."""
+    program = assembled.program
+    if program.physical_group is None:
+        return []
+    return [
+        Resource(kind="group", name=program.physical_group, topic=name, order=program.order, start=assembled.settings.start)
+        for name in program.physical
+    ]
+
+
+def _declared_topic(members: list[Declared]) -> Topic[Any]:
+    """The topic as the handlers of one group declare it. Raises ConfigurationError where they contradict."""
+    found = members[0].topic
+    for one in members[1:]:
+        other = one.topic
+        for field in ("order", "partitions"):
+            mine, theirs = getattr(found, field), getattr(other, field)
+            if not one.named and not members[0].named and mine != theirs:
+                raise ConfigurationError(
+                    f"topic {found.name!r}: {members[0].where} declares {field}={mine!r}, {one.where} {field}={theirs!r}"
+                )
+        if members[0].named and not one.named:
+            found = other
+    return found
+
+
+async def _never(message: Message[Any]) -> object:
+    raise Misuse("a batch handler does not take single messages")
+
+
+def _unsupported_priorities(topic: Topic[Any]) -> SwitchgearError:
+    from .errors import Unsupported
+
+    return Unsupported(f"topic {topic.name!r}: priorities= has no machinery yet; use a topic for each")

@@ -1,0 +1,1 @@
+"""Policies around a handler, one file each."""

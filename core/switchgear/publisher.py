@@ -1,0 +1,328 @@
+"""Sending: messages of one loop tick, or of the batch in flight, leave together; per key in order; bounded; retried.
+
+The buffer is bounded in messages and bytes: past the bound `publish` waits. What a broker certainly did not store is
+sent again inside its deadline, and what it may have stored too unless the caller said otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from .driver import Outgoing, Transport
+from .errors import MaybeSent, NotSent, Refused, TransportError, Unavailable
+from .supervision import Link
+
+log = logging.getLogger("switchgear.publisher")
+
+CAPACITY = 20_000  # messages
+CAPACITY_BYTES = 64 << 20
+LOOKAHEAD = 4  # batches that are searched for messages whose key is not in flight
+OVERHEAD = 256  # bytes that headers and bookkeeping of a buffered message cost, roughly
+BACKOFF, BACKOFF_CAP = 0.05, 2.0  # seconds
+
+
+class Entry(msgspec.Struct, gc=False, eq=False):
+    """One message on its way."""
+
+    out: Outgoing
+    future: asyncio.Future[None]
+    deadline: float
+    """On the loop's clock."""
+    chain: tuple[str, bytes] | None
+    """What must arrive in call order: topic and key; None where nothing must."""
+    again: bool
+    """Whether it may be sent again after MaybeSent."""
+    size: int
+    error: TransportError | None = None
+    """The last outcome, raised when the deadline passes; once MaybeSent it stays so."""
+
+
+class Publisher:
+    """One per bus and transport."""
+
+    def __init__(self, transport: Transport, link: Link) -> None:
+        self._transport, self._link = transport, link
+        self._loop = asyncio.get_running_loop()
+        capabilities = transport.capabilities
+        self.immediate = capabilities.immediate
+        self._sends = max(1, capabilities.sends)
+        self._send_order = capabilities.send_order
+        self._batch = min(capabilities.batch, capabilities.batch_limit)
+        self._batch_bytes = capabilities.batch_bytes
+        self._buffer: deque[Entry] = deque()
+        self._bytes = 0
+        self._flights: set[asyncio.Task[None]] = set()
+        self._flying: dict[int, list[Entry]] = {}
+        self._busy: set[tuple[str, bytes]] = set()
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._scheduled = False
+        self._failures = 0
+        self._paused = False
+        self._closed = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._empty: asyncio.Future[None] | None = None
+        link.on_change(self._resume)
+
+    # ---- taking messages in ---------------------------------------------------------------------------------------
+
+    def full(self) -> bool:
+        return len(self._buffer) >= CAPACITY or self._bytes >= CAPACITY_BYTES
+
+    async def room(self, deadline: float) -> None:
+        """Wait until the buffer has room. Raises NotSent (or Unavailable) at the deadline."""
+        while self.full():
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._room.append(waiter)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await waiter
+            except TimeoutError:
+                if not self._link.up:
+                    raise self._link.unavailable() from None
+                raise NotSent(
+                    f"no room in the publish buffer ({len(self._buffer)} messages) before the timeout: "
+                    "the broker takes messages more slowly than they are published"
+                ) from None
+
+    def put(
+        self, out: Outgoing, chain: tuple[str, bytes] | None, deadline: float, again: bool = True
+    ) -> asyncio.Future[None]:
+        """Buffer one message; the future resolves when the broker has stored it."""
+        future = self._loop.create_future()
+        body = out.body
+        size = OVERHEAD + (len(body) if body is not None else 0)
+        self._buffer.append(Entry(out, future, deadline, chain, again, size))
+        self._bytes += size
+        if not self._scheduled and len(self._flying) < self._sends and not self._paused:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        alarm = self._alarm
+        if alarm is None or deadline < alarm.when():
+            self._arm(deadline)
+        return future
+
+    async def send_now(self, out: Outgoing, deadline: float) -> None:
+        """Send one message at once, past the buffer; for transports that store without waiting."""
+        error = (await self._transport.send((out,), deadline))[0]
+        if error is not None:
+            raise error
+
+    # ---- sending --------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        while self._buffer and len(self._flying) < self._sends and not self._paused:
+            if not self._link.up:
+                if self._link.terminal is not None:
+                    self._fail_all()
+                return  # the link calls _resume
+            batch = self._take()
+            if not batch:
+                return
+            number = id(batch)
+            self._flying[number] = batch
+            task = self._loop.create_task(self._send(batch, number))
+            self._flights.add(task)
+            task.add_done_callback(self._flights.discard)
+
+    def _fail_all(self) -> None:
+        """Connecting is pointless: say so to everyone who waits."""
+        for entry in self._buffer:
+            if not entry.future.done():
+                entry.future.set_exception(self._outcome(entry, flying=False))
+        self._buffer.clear()
+        self._bytes = 0
+        self._make_room()
+
+    def _take(self) -> list[Entry]:
+        """The next batch: in order, without a key that is in flight, and with each key once where a call could store
+        a later message of a key after an earlier one failed."""
+        buffer, busy, limit = self._buffer, self._busy, self._batch
+        careful = not self._send_order
+        batch: list[Entry] = []
+        aside: list[Entry] = []
+        blocked: set[tuple[str, bytes]] = set()
+        mine: set[tuple[str, bytes]] = set()
+        size = 0
+        looked = 0
+        while buffer and len(batch) < limit and looked < limit * LOOKAHEAD:
+            entry = buffer.popleft()
+            looked += 1
+            if entry.future.done():  # cancelled, or its deadline passed
+                self._bytes -= entry.size
+                continue
+            name = entry.chain
+            if name is not None:
+                if name in busy or name in blocked or (careful and name in mine):
+                    blocked.add(name)
+                    aside.append(entry)
+                    continue
+                mine.add(name)
+            size += entry.size
+            if batch and size > self._batch_bytes:
+                aside.append(entry)
+                break
+            batch.append(entry)
+        if aside:
+            buffer.extendleft(reversed(aside))
+        busy |= mine
+        return batch
+
+    async def _send(self, batch: list[Entry], number: int) -> None:
+        deadline = max(entry.deadline for entry in batch)
+        outs = [entry.out for entry in batch]
+        errors: Sequence[TransportError | None]
+        try:
+            async with asyncio.timeout_at(deadline):
+                errors = await self._transport.send(outs, deadline)
+        except TransportError as error:
+            errors = [error] * len(batch)
+        except TimeoutError:
+            errors = [MaybeSent("the broker did not answer before the timeout")] * len(batch)
+        except asyncio.CancelledError:
+            self._landed(batch, number, [MaybeSent("sending was cancelled")] * len(batch), retry=False)
+            raise
+        except Exception as error:
+            log.exception("the transport failed in send; this is a bug of the transport")
+            failure = MaybeSent(f"the transport failed: {type(error).__name__}")
+            failure.__cause__ = error
+            self._landed(batch, number, [failure] * len(batch), retry=False)
+            return
+        self._landed(batch, number, errors, retry=True)
+
+    def _landed(
+        self, batch: list[Entry], number: int, errors: Sequence[TransportError | None], *, retry: bool
+    ) -> None:
+        del self._flying[number]
+        now = self._loop.time()
+        again: list[Entry] = []
+        size = 0
+        down: TransportError | None = None
+        for entry, error in zip(batch, errors, strict=True):
+            future = entry.future
+            if error is None:
+                size += entry.size
+                if not future.done():
+                    future.set_result(None)
+                continue
+            if isinstance(error, Unavailable):
+                down = error
+            if not isinstance(entry.error, MaybeSent):
+                entry.error = error
+            worth = isinstance(error, (Unavailable, NotSent)) or (isinstance(error, MaybeSent) and entry.again)
+            if retry and worth and not future.done() and now < entry.deadline and not self._closed:
+                again.append(entry)
+                continue
+            size += entry.size
+            if not future.done():
+                future.set_exception(error if isinstance(error, Refused) else entry.error)
+        self._bytes -= size
+        if self._busy:
+            self._busy.difference_update([entry.chain for entry in batch if entry.chain is not None])
+        if again:
+            self._buffer.extendleft(reversed(again))
+            self._pause()
+        else:
+            self._failures = 0
+        if down is not None:
+            self._link.down(down)
+        self._make_room()
+        if self._buffer:
+            if not self._scheduled and not self._paused:
+                self._scheduled = True
+                self._loop.call_soon(self._flush)
+        elif not self._flying and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    def _make_room(self) -> None:
+        while self._room and not self.full():
+            waiter = self._room.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _pause(self) -> None:
+        """Back off before what failed is sent again; the buffer keeps its order meanwhile."""
+        if self._paused:
+            return
+        self._failures += 1
+        self._paused = True
+        delay = min(BACKOFF_CAP, BACKOFF * 2 ** min(self._failures, 10))
+        self._loop.call_later(delay * random.uniform(0.5, 1.0), self._resume)
+
+    def _resume(self) -> None:
+        self._paused = False
+        if self._buffer and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    # ---- deadlines ------------------------------------------------------------------------------------------------
+
+    def _arm(self, deadline: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(deadline, self._overdue)
+
+    def _overdue(self) -> None:
+        """Fail what is past its deadline, in the buffer and in flight; look again when the next one is due."""
+        self._alarm = None
+        now = self._loop.time()
+        nearest = float("inf")
+        for entries, flying in ((self._buffer, False), *((batch, True) for batch in self._flying.values())):
+            for entry in entries:
+                if entry.future.done():
+                    continue
+                if entry.deadline > now:
+                    nearest = min(nearest, entry.deadline)
+                    continue
+                entry.future.set_exception(self._outcome(entry, flying))
+        if nearest < float("inf"):
+            self._arm(nearest)
+
+    def _outcome(self, entry: Entry, flying: bool) -> TransportError:
+        if isinstance(entry.error, MaybeSent):
+            return entry.error
+        if flying:
+            return MaybeSent("the broker did not answer before the timeout")
+        if not self._link.up:
+            return self._link.unavailable()
+        if entry.error is not None:
+            return entry.error
+        return NotSent("the timeout passed before the message left the publish buffer")
+
+    # ---- the end --------------------------------------------------------------------------------------------------
+
+    async def close(self, deadline: float) -> None:
+        """Flush what is buffered until the deadline; what remains fails with its last outcome."""
+        if self._buffer or self._flying:
+            self._empty = self._loop.create_future()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    while self._buffer or self._flying:
+                        if not self._flying and all(entry.future.done() for entry in self._buffer):
+                            break
+                        await asyncio.wait([self._empty], timeout=0.05)
+                        if self._empty.done():
+                            self._empty = self._loop.create_future()
+            except TimeoutError:
+                pass
+        self._closed = True
+        for task in list(self._flights):
+            task.cancel()
+        if self._flights:
+            await asyncio.wait(self._flights)
+        for entry in self._buffer:
+            if not entry.future.done():
+                entry.future.set_exception(self._outcome(entry, flying=False))
+        self._buffer.clear()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        for waiter in self._room:
+            if not waiter.done():
+                waiter.set_result(None)
