@@ -144,8 +144,8 @@ def _unix(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text)):
-        raise ValueError("it is no whole number from 1 on")
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise ValueError("it is no whole number")
     return int(text)
 
 

@@ -47,7 +47,11 @@ class Reading:
 
     def told(self, message: Message[Any], delivery: Delivery) -> int:
         """The attempt that the message or the broker says this is: a copy's own count, else the deliveries."""
-        before = (message._attributes().attempt or 1) if delivery.marked else 1
+        before = 1
+        if delivery.marked:
+            envelope = message._attributes()
+            if "sgreason" not in envelope.extensions:  # a dead letter tells the calls that another group made
+                before = envelope.attempt or 1
         counted = delivery.deliveries if self._counts and delivery.deliveries is not None else 1
         return before + counted - 1
 
