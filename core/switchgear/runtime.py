@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, Misuse
 
 if TYPE_CHECKING:
     from .bus import Bus
@@ -79,8 +79,10 @@ def run(*buses: Bus) -> None:
     """Serve these buses in this process until SIGTERM or SIGINT; returns after a clean drain.
 
     After a terminal failure the error is logged and the process exits with 1; so it does when a `def` handler was still
-    running at the deadline (its message comes again).
+    running at the deadline (its message comes again). Raises Misuse inside a running event loop.
     """
+    if asyncio._get_running_loop() is not None:
+        raise Misuse("an event loop is running here: use `async with bus.serving():` instead of run()")
     try:
         asyncio.run(serve(buses))
     except KeyboardInterrupt:

@@ -23,7 +23,7 @@ class Day:
 
 
 def day(orders: int, seed: int) -> Day:
-    """A day of `orders` purchases: most are good, some ask for more than there is, about one in twenty is poison."""
+    """A day of `orders` purchases: most are good, some ask for more than there is, one in ten is poison."""
     dice = random.Random(seed)
     poison: set[str] = set()
     purchases: list[dict[str, Any]] = []

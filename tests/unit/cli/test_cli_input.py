@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -54,7 +55,7 @@ def test_lines_are_the_same_however_the_chunks_fall(wanted: list[bytes], cuts: l
     wanted = [line.replace(b"\n", b" ") for line in wanted if not line.startswith(b"\xef\xbb\xbf")]
     whole = b"".join(line + b"\n" for line in wanted)
     edges = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
-    parts = [whole[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [whole[a:b] for a, b in pairwise(edges)]
 
     async def collect() -> list[bytes]:
         return [line async for batch in lines(pieces(*parts)) for line in batch]
