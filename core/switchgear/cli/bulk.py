@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,13 +72,13 @@ class Summary:
 
 
 @asynccontextmanager
-async def session(job: Job) -> AsyncIterator[tuple[Bus, Topic[Any]]]:
+async def session(job: Job) -> AsyncGenerator[tuple[Bus, Topic[Any]]]:
     """An open bus and the topic to publish to; says so when no group reads it."""
     async with Bus(job.url, name="switchgear") as bus:
         exists = await _look(bus, job.topic)
         # A topic that exists keeps the order that it was made with; only a new one gets its order from us.
-        order = "key" if job.key_field is not None and not exists else None
-        yield bus, Topic(job.topic, msgspec.Raw, order=order)
+        new = job.key_field is not None and not exists
+        yield bus, Topic(job.topic, msgspec.Raw, order="key" if new else None)
 
 
 async def _look(bus: Bus, topic: str) -> bool:

@@ -9,7 +9,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -79,7 +79,7 @@ async def _demo(
 
 
 @asynccontextmanager
-async def _shop(url: str, settings: dict[str, str], workers: int | None) -> AsyncIterator[Callable[[], bool]]:
+async def _shop(url: str, settings: dict[str, str], workers: int | None) -> AsyncGenerator[Callable[[], bool]]:
     """The shop, open: in worker processes, or in this one where the broker lives in it. Yields whether it still is."""
     from switchgear.errors import ConfigurationError
 
@@ -96,7 +96,7 @@ async def _shop(url: str, settings: dict[str, str], workers: int | None) -> Asyn
 
 
 @asynccontextmanager
-async def _here(url: str, settings: dict[str, str]) -> AsyncIterator[None]:
+async def _here(url: str, settings: dict[str, str]) -> AsyncGenerator[None]:
     from switchgear.demo.shop import create
 
     before = {name: os.environ.get(name) for name in settings}
@@ -115,7 +115,7 @@ async def _here(url: str, settings: dict[str, str]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _processes(url: str, settings: dict[str, str], count: int) -> AsyncIterator[Callable[[], bool]]:
+async def _processes(url: str, settings: dict[str, str], count: int) -> AsyncGenerator[Callable[[], bool]]:
     from .worker import Job
     from .workers import Workers
 
@@ -150,7 +150,7 @@ async def _watch(store: Store, alive: Callable[[], bool]) -> bool:
 
 
 @contextmanager
-def display() -> Iterator[Callable[[Totals], None]]:
+def display() -> Generator[Callable[[Totals], None]]:
     """A live table on a terminal, else a line every two seconds."""
     if not sys.stdout.isatty():
         shown = [-math.inf]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import msgspec
 
 from switchgear.errors import ConfigurationError
 
 
-def dig(value: Any, path: str) -> Any:
+def dig(value: object, path: str) -> object:
     """The field. Raises KeyError where there is none."""
     for part in path.split("."):
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            raise KeyError(path)
+        try:
+            if isinstance(value, dict):
+                value = cast("dict[str, object]", value)[part]
+            elif isinstance(value, list) and part.isdecimal():
+                value = cast("list[object]", value)[int(part)]
+            else:
+                raise KeyError
+        except LookupError:
+            raise KeyError(path) from None
     return value
 
 
@@ -29,7 +32,7 @@ def condition(text: str) -> tuple[str, str]:
     return field, wanted
 
 
-def matches(value: Any, field: str, wanted: str) -> bool:
+def matches(value: object, field: str, wanted: str) -> bool:
     """Whether the field is `wanted`, as text or as JSON: `42` matches 42 and "42", `true` matches true."""
     try:
         found = dig(value, field)

@@ -40,13 +40,13 @@ async def chunks(fd: int) -> AsyncIterator[bytes]:
 
 async def _read(fd: int) -> bytes:
     loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
+    ready = asyncio.Event()
     try:
-        loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+        loop.add_reader(fd, ready.set)
     except (PermissionError, NotImplementedError):  # a regular file is always readable and cannot be waited for
         return os.read(fd, CHUNK)
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(fd)
     return os.read(fd, CHUNK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -38,7 +38,7 @@ def overall(buses: Iterable[Bus]) -> Health:
 
 
 @asynccontextmanager
-async def probes(listen: str | None, health: Callable[[], Health]) -> AsyncIterator[int | None]:
+async def probes(listen: str | None, health: Callable[[], Health]) -> AsyncGenerator[int | None]:
     """Answer while the block runs; yields the port. Raises ConfigurationError when it is taken."""
     if listen is None:
         yield None

@@ -99,8 +99,10 @@ def when(text: str) -> Literal["new", "earliest"] | datetime:
 
     from switchgear.errors import ConfigurationError
 
-    if text == "new" or text == "earliest":  # not `in`: type checkers narrow only this to the literals
-        return text
+    if text == "new":
+        return "new"
+    if text == "earliest":
+        return "earliest"
     number, unit = text[:-1], text[-1:]
     if unit in ("s", "m", "h", "d") and number.replace(".", "", 1).isdecimal():
         scale = {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]

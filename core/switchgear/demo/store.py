@@ -7,7 +7,7 @@ connection lives for one call, which makes the store safe in any thread.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +78,14 @@ class Store:
         return db
 
     @contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
+    def read(self) -> Generator[sqlite3.Connection]:
         """A connection that sees one state of the books."""
         with closing(self._connect()) as db:
             db.execute("BEGIN")
             yield db
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
+    def write(self) -> Generator[sqlite3.Connection]:
         """A transaction: committed at the end, undone by an exception."""
         with closing(self._connect()) as db:
             db.execute("BEGIN IMMEDIATE")
@@ -168,12 +168,14 @@ class Store:
 
     def totals(self) -> Totals:
         with self.read() as db:
-            counts = db.execute(
+            row = db.execute(
                 "SELECT (SELECT count(*) FROM purchases), (SELECT count(*) FROM orders WHERE accepted),"
                 " (SELECT count(*) FROM orders WHERE NOT accepted), (SELECT count(*) FROM charges),"
                 " (SELECT count(*) FROM notices), (SELECT count(*) FROM dead)"
             ).fetchone()
-            return Totals(*counts, events=dict(db.execute("SELECT kind, n FROM events")))
+            events = dict(db.execute("SELECT kind, n FROM events").fetchall())
+        purchases, accepted, declined, charges, notices, dead = row
+        return Totals(purchases, accepted, declined, charges, notices, dead, events)
 
 
 def _first(db: sqlite3.Connection, step: str, id: str) -> bool:
