@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from redis.exceptions import ResponseError
 
@@ -14,9 +14,9 @@ from switchgear.driver import Capabilities, Delivery, Drift, Headers, Resource, 
 from switchgear.errors import ConfigurationError, NotFound, Refused, Unsupported
 
 from . import entries, scripts
-from .source import row_key, start_ids
+from .stream import row_key, start_ids
 from .tuning import Settings
-from .wire import Command, Wire, call, refusal
+from .wire import Command, Wire, call, refusal, vanished
 
 DELAYED = "switchgear:delayed"
 DELAYED_MESSAGES = "switchgear:delayed:messages"
@@ -29,7 +29,7 @@ SILENT = 5000  # ms without a sign of life after which a member counts as gone
 async def probe(wire: Wire, settings: Settings, most: Capabilities, deadline: float) -> Capabilities:
     """What this server gives. What the user may not ask counts as absent. Raises Refused, Unsupported."""
     needed = ["XAUTOCLAIM", *(["WAITAOF"] if settings.waitaof is not None else [])]
-    ping, commands, replication, persistence, saves, aof, policy, *_ = await wire.ask(
+    ping, commands, replication, persistence, saves, aof, policy, *loaded = await wire.ask(
         [
             ("PING",), ("COMMAND", "INFO", *needed), ("INFO", "replication"), ("INFO", "persistence"),
             ("CONFIG", "GET", "save"), ("CONFIG", "GET", "appendonly"), ("CONFIG", "GET", "appendfsync"),
@@ -39,7 +39,10 @@ async def probe(wire: Wire, settings: Settings, most: Capabilities, deadline: fl
     )  # fmt: skip
     if isinstance(ping, ResponseError):
         raise refusal(wire.address, ping) from ping
-    if isinstance(commands, list):
+    for reply in loaded:
+        if isinstance(reply, ResponseError):
+            raise refusal(wire.address, reply) from reply
+    if not isinstance(commands, ResponseError):
         for name, known in zip(needed, commands, strict=True):
             if not known:
                 raise Unsupported(f"{wire.address}: the server lacks {name}: Redis 6.2 is needed, 7.2 for waitaof")
@@ -57,7 +60,7 @@ def _info(reply: Any) -> dict[str, str]:
 
 
 def _setting(reply: Any) -> str:
-    return str(reply[1].decode()) if isinstance(reply, list) and len(reply) == 2 else ""
+    return "" if isinstance(reply, ResponseError) or len(reply) != 2 else str(reply[1].decode())
 
 
 async def read(wire: Wire, prefix: str) -> dict[str, Row]:
@@ -92,20 +95,19 @@ async def cancel(wire: Wire, topic: str, dedup: str) -> bool:
 
 async def seek(wire: Wire, topic: str, group: str, to: Start | str) -> None:
     """Move a stopped group. Raises NotFound, Refused while a member reads, ConfigurationError for no position."""
-    if isinstance(to, str) and to not in ("new", "earliest"):
+    if not isinstance(to, str) or to in ("new", "earliest"):
+        id = (await start_ids(wire, [topic], cast("Start", to)))[0]
+    else:
         if not re.fullmatch(r"\d{1,20}-\d{1,20}", to):
             raise ConfigurationError(
                 f"{to!r} is no position of redis://: expected an entry's id such as 1700000000000-0"
             )
         ms, seq = map(int, to.split("-"))
         id = f"{ms}-{seq - 1}" if seq else f"{max(ms - 1, 0)}-{18446744073709551615 if ms else 0}"
-    else:
-        id = (await start_ids(wire, [topic], to))[0]
-    reply = (
-        await wire.ask([call(scripts.SEEK, (topic, scripts.waiting(topic, group)), group, id, SILENT)], wire.soon())
-    )[0]
+    move = call(scripts.SEEK, (topic, scripts.waiting(topic, group)), group, id, SILENT)
+    reply = (await wire.ask([move], wire.soon()))[0]
     if isinstance(reply, ResponseError):
-        if "NOGROUP" in str(reply) or "no such key" in str(reply):
+        if vanished(reply):
             raise NotFound(f"{wire.address} has no group {group!r} of topic {topic!r}") from reply
         raise refusal(wire.address, reply) from reply
     if reply is not None:
@@ -116,12 +118,14 @@ async def _groups(wire: Wire, topics: Sequence[str]) -> list[dict[str, dict[byte
     """Groups by name of each topic; none of an absent one."""
     out: list[dict[str, dict[bytes, Any]]] = []
     for reply in await wire.ask([("XINFO", "GROUPS", name) for name in topics], wire.soon()) if topics else ():
-        if isinstance(reply, ResponseError):
-            if "no such key" not in str(reply) and "WRONGTYPE" not in str(reply):
-                raise refusal(wire.address, reply) from reply
-            reply = []
-        rows = [dict(zip(row[::2], row[1::2], strict=True)) for row in reply]
-        out.append({row[b"name"].decode(): row for row in rows})
+        found: dict[str, dict[bytes, Any]] = {}
+        if not isinstance(reply, ResponseError):
+            for row in reply:
+                group: dict[bytes, Any] = dict(zip(row[::2], row[1::2], strict=True))
+                found[group[b"name"].decode()] = group
+        elif "no such key" not in str(reply) and "WRONGTYPE" not in str(reply):
+            raise refusal(wire.address, reply) from reply
+        out.append(found)
     return out
 
 

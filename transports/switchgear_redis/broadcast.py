@@ -1,5 +1,7 @@
 """A reader without a group: it sees everything, settles nothing and leaves nothing behind."""
 
+# ruff: noqa: ARG002  (the signatures are the contract's)
+
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +15,8 @@ from switchgear.driver import Capabilities, Delivery, Fence, Headers, Settlement
 from switchgear.errors import MaybeSent, Refused, TransportError, Unavailable
 
 from . import entries
-from .source import BLOCK, entry_id, start_ids
+from .source import BLOCK
+from .stream import entry_id, entry_time, start_ids
 from .tuning import Settings
 from .wire import Wire, refusal
 
@@ -34,7 +37,7 @@ class BroadcastSource:
         self._turn = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._closed = False
+        self._closed = asyncio.Event()
 
     async def assign(self, topics: Mapping[str, Fence | None]) -> None:
         """Read these from now on, new ones from the subscription's start."""
@@ -44,7 +47,7 @@ class BroadcastSource:
 
     async def receive(self, limit: int, held: Collection[str] = ()) -> Sequence[Delivery]:
         """What is new; waits about a second. Raises Unavailable and then goes on where it was."""
-        if self._closed or limit <= 0 or not self._last:
+        if self._closed.is_set() or limit <= 0 or not self._last:
             return []
         names = list(self._last)
         if len(names) > 1:
@@ -59,7 +62,7 @@ class BroadcastSource:
         try:
             reply = (await self._line.ask([command], deadline))[0]
         except (Unavailable, MaybeSent) as error:
-            if self._closed:
+            if self._closed.is_set():
                 return []
             await self._line.close()
             raise Unavailable(str(error)) from error.__cause__
@@ -68,7 +71,7 @@ class BroadcastSource:
         if isinstance(reply, ResponseError):
             raise refusal(self._wire.address, reply) from reply
         out: list[Delivery] = []
-        if self._closed:
+        if self._closed.is_set():
             return out
         for raw, found in reply or ():
             name = raw.decode()
@@ -100,13 +103,13 @@ class BroadcastSource:
 
     def time(self, delivery: Delivery) -> float:
         """The entry's id begins with the server's milliseconds."""
-        return int(entry_id(delivery).partition(b"-")[0]) / 1000
+        return entry_time(delivery)
 
     async def close(self) -> None:
         """Stop reading."""
-        if self._closed:
+        if self._closed.is_set():
             return
-        self._closed = True
+        self._closed.set()
         if self._line.id is not None and not self._idle.is_set():
             with suppress(TransportError):
                 await self._wire.one("CLIENT", "UNBLOCK", self._line.id)

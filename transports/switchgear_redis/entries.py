@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import msgspec
 
@@ -73,22 +73,25 @@ def deliver(
         token = id if alone else (topic, id)
         size = len(f)
         if size == 8 and f[0] == b"b" and f[2] == b"h" and f[6] == b"k":
-            add(Delivery(topic, f[1], f[5] or None, f[7], lane, token, 1, until, fence, f[3], False))
+            add(Delivery(topic, f[1], f[5] or None, f[7], lane, token, 1, until, fence, f, False))
         elif size == 6 and f[0] == b"b" and f[2] == b"h":
-            add(Delivery(topic, f[1], f[5] or None, None, lane, token, 1, until, fence, f[3], False))
+            add(Delivery(topic, f[1], f[5] or None, None, lane, token, 1, until, fence, f, False))
         else:
             add(one(topic, lane, token, f, 1, until, fence))
 
 
 def one(topic: str, lane: str, token: object, f: Fields, deliveries: int | None, until: float, fence: int) -> Delivery:
-    """One entry of any kind. `native` is the packed headers of our own, the fields of a foreign one."""
-    size = len(f)
-    if size >= 6 and f[0] == b"b" and f[2] == b"h" and f[4] == b"t":
-        key = f[7] if size > 6 and f[6] == b"k" else None
+    """One entry of any kind. `native` is the client's: the fields, names and values in turn."""
+    if _ours(f):
+        key = f[7] if len(f) > 6 and f[6] == b"k" else None
         marked = f[-2] == b"m"
-        return Delivery(topic, f[1], f[5] or None, key, lane, token, deliveries, until, fence, f[3], marked)
+        return Delivery(topic, f[1], f[5] or None, key, lane, token, deliveries, until, fence, f, marked)
     body, media, key = foreign(f)
     return Delivery(topic, body, media, key, lane, token, deliveries, until, fence, f)
+
+
+def _ours(f: Fields) -> bool:
+    return len(f) >= 6 and f[0] == b"b" and f[2] == b"h" and f[4] == b"t"
 
 
 def foreign(f: Fields) -> tuple[bytes, bytes | None, bytes | None]:
@@ -103,11 +106,9 @@ def foreign(f: Fields) -> tuple[bytes, bytes | None, bytes | None]:
 
 def headers(delivery: Delivery) -> Headers:
     """The headers of a delivery from its `native`."""
-    f = delivery.native
-    if isinstance(f, bytes):
-        return unpack(f)
-    if not isinstance(f, list):
-        return []
+    f = cast("Fields", delivery.native)
+    if _ours(f):
+        return unpack(f[3])
     names = f[::2]
     body = next((name for name in BODIES if name in names), None)
     if body is None:

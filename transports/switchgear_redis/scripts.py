@@ -69,7 +69,7 @@ local function hand(stream, group, member, id, count)
   local entry = redis.call('XCLAIM', stream, group, member, 0, id, 'RETRYCOUNT', count)[1]
   if entry then return {id, entry[2], count} end
   redis.call('XACK', stream, group, id)
-  redis.call('HINCRBY', stream .. ':settings', 'lost', 1)
+  redis.pcall('HINCRBY', stream .. ':settings', 'lost', 1)
   gone = gone + 1
   return false
 end
@@ -135,7 +135,7 @@ if maxlen ~= '' then
     local read, lost = bounds(KEYS[1]), 0
     for i = 1, excess do if not before(old[i][1], read) then lost = lost + 1 end end
     redis.call('XTRIM', KEYS[1], 'MINID', '=', old[excess + 1][1])
-    if lost > 0 then redis.call('HINCRBY', KEYS[1] .. ':settings', 'lost', lost) end
+    if lost > 0 then redis.pcall('HINCRBY', KEYS[1] .. ':settings', 'lost', lost) end
   end
 end
 return out"""
@@ -157,7 +157,7 @@ for i = 4, #ARGV, 1000 do redis.call('XACK', KEYS[1], group, unpack(ARGV, i, mat
 return lost""")
 
 # KEYS stream, waiting, row; ARGV group, member, revision or "", then id, verdict, milliseconds of each.
-# Returns for each 1, 0 (no longer ours) or 2 (trimmed under way).
+# Returns for each 1, 0 (no longer ours), 2 (trimmed under way) or an error.
 GIVE = _script(
     _NOW
     + _IDS
@@ -179,12 +179,13 @@ for i = 4, #ARGV, 3 do
         local m, s = parts(id)
         due = m + math.min(s, 4095) / 4096 -- past, and in stored order
       end
-      local moved = redis.call('XCLAIM', KEYS[1], group, WAITING, 0, id, 'RETRYCOUNT', count, 'JUSTID')
-      if moved[1] then
-        redis.call('ZADD', KEYS[2], string.format('%.17g', due), id)
-      else
+      local added = redis.pcall('ZADD', KEYS[2], string.format('%.17g', due), id)
+      if type(added) == 'table' then
+        done = added.err -- out of memory: the entry stays ours
+      elseif not redis.call('XCLAIM', KEYS[1], group, WAITING, 0, id, 'RETRYCOUNT', count, 'JUSTID')[1] then
+        redis.call('ZREM', KEYS[2], id)
         redis.call('XACK', KEYS[1], group, id)
-        redis.call('HINCRBY', KEYS[1] .. ':settings', 'lost', 1)
+        redis.pcall('HINCRBY', KEYS[1] .. ':settings', 'lost', 1)
         done = 2
       end
     end
@@ -228,13 +229,14 @@ if #rows < tonumber(ARGV[4]) then last = '' end
 return {out, gone, last}"""
 )
 
-# KEYS stream, waiting; ARGV group, member, count: what waited and is due.
+# KEYS stream, waiting, row; ARGV group, member, count, revision or "": what waited and is due.
 # Returns entries, how many were trimmed, milliseconds to the next (-1: none waits).
 DUE = _script(
     _NOW
     + _HAND
     + """
 local out, t = {}, now()
+if ARGV[4] ~= '' and redis.call('HGET', KEYS[3], 'r') ~= ARGV[4] then return {out, 0, -1} end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', t, 'LIMIT', 0, ARGV[3])) do
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
   if p then out[#out + 1] = hand(KEYS[1], ARGV[1], ARGV[2], id, p[4] + 1) or nil end
@@ -244,8 +246,8 @@ local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
 return {out, gone, first and math.max(math.ceil(first - t), 0) or -1}"""
 )
 
-# KEYS stream, waiting; ARGV group, member, lease in ms, count, lapsed prefix, ms after which an empty member is removed.
-# Takes what dead members held and hands it out; each member's own pending entries are looked at, never those that wait.
+# KEYS stream, waiting; ARGV group, member, lease in ms, count, lapsed prefix, ms after which an empty member goes.
+# Takes over what dead members held. It looks at each member's own pending entries, so never at those that wait.
 # Returns entries and how many were trimmed.
 REAP = _script(
     _HAND
@@ -257,7 +259,7 @@ for _, reply in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   if c.name == WAITING then
     if c.pending > redis.call('ZCARD', KEYS[2]) then -- the set was evicted or deleted
       for _, p in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, WAITING)) do
-        redis.call('ZADD', KEYS[2], 'NX', 0, p[1])
+        redis.pcall('ZADD', KEYS[2], 'NX', 0, p[1])
       end
     end
   elseif c.name ~= ARGV[2] then
@@ -265,7 +267,7 @@ for _, reply in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
       if c.idle > tonumber(ARGV[6]) then redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], c.name) end
     elseif room > 0 then
       local rows = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', room, c.name)
-      if #rows > 0 then redis.call('SET', ARGV[5] .. c.name, 1, 'PX', 86400000) end
+      if #rows > 0 then redis.pcall('SET', ARGV[5] .. c.name, 1, 'PX', 86400000) end
       for _, p in ipairs(rows) do
         out[#out + 1] = hand(KEYS[1], ARGV[1], ARGV[2], p[1], p[4] + 1) or nil
         room = room - 1
@@ -301,8 +303,11 @@ LEAVE = _script(
 local rows = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[3], ARGV[2])
 for _, p in ipairs(rows) do
   local m, s = parts(p[1])
-  if redis.call('XCLAIM', KEYS[1], ARGV[1], WAITING, 0, p[1], 'RETRYCOUNT', p[4], 'JUSTID')[1] then
-    redis.call('ZADD', KEYS[2], string.format('%.17g', m + math.min(s, 4095) / 4096), p[1])
+  local added = redis.pcall('ZADD', KEYS[2], string.format('%.17g', m + math.min(s, 4095) / 4096), p[1])
+  if type(added) == 'table' then return 0 end -- out of memory: others take it over after the lease
+  if not redis.call('XCLAIM', KEYS[1], ARGV[1], WAITING, 0, p[1], 'RETRYCOUNT', p[4], 'JUSTID')[1] then
+    redis.call('ZREM', KEYS[2], p[1])
+    redis.call('XACK', KEYS[1], ARGV[1], p[1])
   end
 end
 if #rows == tonumber(ARGV[3]) then return #rows end
@@ -326,7 +331,7 @@ if not retention then return 0 end
 old = at(tonumber(retention))
 redis.call('XTRIM', KEYS[1], 'MINID', '=', before(old, read) and old or read)
 local lost = redis.call('XTRIM', KEYS[1], 'MINID', '=', old)
-if lost > 0 then redis.call('HINCRBY', KEYS[1] .. ':settings', 'lost', lost) end
+if lost > 0 then redis.pcall('HINCRBY', KEYS[1] .. ':settings', 'lost', lost) end
 return lost"""
 )
 

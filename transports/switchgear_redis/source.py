@@ -1,64 +1,30 @@
 """One member of a group: reading, taking over, settling."""
 
+# ruff: noqa: ARG002  (the signatures are the contract's)
+
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ResponseError
 
-from switchgear.driver import Capabilities, Delivery, Fence, Headers, Revoked, Settlement, Subscription, Verdict
-from switchgear.errors import Lost, MaybeSent, TransportError, Unavailable
+from switchgear.driver import Capabilities, Delivery, Fence, Headers, Revoked, Settlement, Subscription
+from switchgear.errors import Lost, MaybeSent, Refused, TransportError, Unavailable
 
 from . import entries, scripts
+from .settling import Settler, returns
+from .stream import Stream, entry_id, entry_time, start_ids
 from .tuning import Settings
-from .wire import Command, Wire, call, refusal
+from .wire import Command, Wire, call, refusal, vanished
 
-ACK, EXTEND, RETRY = Verdict.ACK, Verdict.EXTEND, Verdict.RETRY
 BLOCK = 1.0  # seconds that a read waits on the server
 TRIM_EVERY = 5.0  # seconds
 PAGE = 500  # entries that one script hands out or gives back
 EMPTY_MEMBER = 600_000  # ms of silence after which a member that holds nothing is removed
-
-
-@dataclass(eq=False)
-class Stream:
-    """One topic as this member reads it."""
-
-    name: str
-    group: str
-    fence: Fence | None
-    last: str
-    """The id up to which this member has read."""
-    cursor: str | None = None
-    """Where catching up with pending entries goes on; None: it has caught up, new entries may follow."""
-    lost: bool = False
-    """The lease went to somebody else: nothing is read until it is assigned anew."""
-
-    @property
-    def lane(self) -> str:
-        return f"{self.name}#{self.fence.revision}" if self.fence else ""
-
-    @property
-    def revision(self) -> int:
-        return self.fence.revision if self.fence else 0
-
-    @property
-    def row(self) -> str:
-        return row_key(self.fence.row) if self.fence else ""
-
-    @property
-    def waiting(self) -> str:
-        return scripts.waiting(self.name, self.group)
-
-
-def row_key(name: str) -> str:
-    """Where a row of the registry lies."""
-    return f"switchgear:row:{name}"
 
 
 class GroupSource:
@@ -69,7 +35,6 @@ class GroupSource:
         left: Callable[[GroupSource], object],
     ) -> None:  # fmt: skip
         self.capabilities = capabilities
-        self.trimmed: dict[str, int] = {}
         self._wire, self._settings, self._subscription = wire, settings, subscription
         self._revoked, self._left = revoked, left
         self._group = subscription.group or ""
@@ -77,15 +42,16 @@ class GroupSource:
         self._line = wire.line()
         self._streams: dict[str, Stream] = {}
         self._known: dict[str, Stream] = {}  # also those that were assigned before: settlements may still come
+        self._settler = Settler(wire, subscription, self._known)
+        self.trimmed = self._settler.trimmed
         self._alone = len(subscription.topics) == 1 and None in subscription.topics.values()
         self._time = asyncio.get_running_loop().time
         self._tend_at = self._trim_at = self._due_at = 0.0
         self._turn = 0
         self._blocked_until = 0.0  # 0: no read is blocking
-        self._settled: set[tuple[str, bytes]] | None = None  # settled while a page of pending entries is on its way
         self._idle = asyncio.Event()
         self._idle.set()
-        self._closed = False
+        self._closed = asyncio.Event()
 
     # ---- what is read -----------------------------------------------------------------------------------------------
 
@@ -100,7 +66,7 @@ class GroupSource:
             old = self._known.get(name)
             if old is None or old.fence != fence:
                 last = old.last if old else lasts[name]
-                old = self._known[name] = Stream(name, self._group, fence, last, cursor="-" if fence else None)
+                old = self._known[name] = Stream(name, self._group, fence, last)
             streams[name] = old
         self._streams = streams
         await self._unblock()
@@ -127,13 +93,13 @@ class GroupSource:
 
         Raises Unavailable, and then reads back what this member holds; Lost when the group had vanished.
         """
-        if self._closed:
+        if self._closed.is_set():
             return []
         self._idle.clear()
         try:
             out = await self._receive(limit, held)
         except (Unavailable, MaybeSent) as error:
-            if self._closed:
+            if self._closed.is_set():
                 return []
             for stream in self._streams.values():
                 stream.cursor = "-"  # a reply may have been lost: entries that are ours and that we never saw
@@ -141,7 +107,7 @@ class GroupSource:
             raise Unavailable(str(error)) from error.__cause__
         finally:
             self._idle.set()
-        return [] if self._closed else out
+        return [] if self._closed.is_set() else out
 
     async def _receive(self, limit: int, held: Collection[str]) -> list[Delivery]:
         now = self._time()
@@ -152,7 +118,7 @@ class GroupSource:
         streams = [s for s in self._streams.values() if not s.lost and not (s.fence and s.lane in held)]
         late = [s for s in streams if s.cursor is not None]
         if late:
-            out = []
+            out = list[Delivery]()
             for stream in late:
                 if len(out) < limit:
                     await self._catch_up(stream, limit - len(out), out)
@@ -211,7 +177,7 @@ class GroupSource:
         return out
 
     async def _raise(self, reply: ResponseError) -> None:
-        if "NOGROUP" not in str(reply):
+        if not vanished(reply):
             raise refusal(self._wire.address, reply) from reply
         streams = list(self._streams.values())
         await self._create([s.name for s in streams], {s.name: s.last for s in streams})
@@ -237,7 +203,7 @@ class GroupSource:
         """Entries of a script that hands out pending ones."""
         if reply[1]:
             self.trimmed[stream.name] = self.trimmed.get(stream.name, 0) + reply[1]
-        settled = self._settled or ()
+        settled = self._settler.watched or ()
         until = math.inf if stream.fence else until
         for id, fields, count in reply[0]:
             if (stream.name, id) not in settled:
@@ -257,7 +223,7 @@ class GroupSource:
             )  # fmt: skip
         else:
             command = call(scripts.OWN, (stream.name,), self._group, self._member, stream.cursor, count)
-        self._settled = set()
+        self._settler.watched = set()
         try:
             reply = (await self._script([command]))[0]
             if reply is None:
@@ -265,7 +231,7 @@ class GroupSource:
                 return
             self._take(stream, reply, until, out)
         finally:
-            self._settled = None
+            self._settler.watched = None
         stream.cursor = f"({reply[2].decode()}" if reply[2] else None
 
     async def _due(self, streams: Sequence[Stream], limit: int) -> list[Delivery]:
@@ -274,7 +240,10 @@ class GroupSource:
         self._due_at = now + BLOCK
         count = min(max(limit // max(len(streams), 1), 1), PAGE)
         out: list[Delivery] = []
-        commands = [call(scripts.DUE, (s.name, s.waiting), self._group, self._member, count) for s in streams]
+        commands = [
+            call(scripts.DUE, (s.name, s.waiting, s.row), self._group, self._member, count, s.revision or "")
+            for s in streams
+        ]
         for stream, reply in zip(streams, await self._script(commands) if commands else (), strict=True):
             self._take(stream, reply, now + self._subscription.lease, out)
             if reply[2] >= 0:
@@ -319,97 +288,14 @@ class GroupSource:
                 self.trimmed[stream.name] = self.trimmed.get(stream.name, 0) + reply
         return out
 
-    # ---- settling ---------------------------------------------------------------------------------------------------
-
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
-        """One script a topic for what is handled, one for the rest. Raises Unavailable: settle again."""
-        acks: dict[str, tuple[list[int], list[bytes]]] = {}
-        gives: dict[str, tuple[list[int], list[Any]]] = {}
-        outcomes: list[TransportError | None] = [None] * len(batch)
-        ack, alone = ACK, self._alone
-        soon = math.inf
-        for n, item in enumerate(batch):
-            d = item.delivery
-            topic, token = d.topic, d.token
-            id = token if alone else token[1] if isinstance(token, tuple) else token
-            if item.verdict is ack:
-                if topic not in acks:
-                    acks[topic] = ([], [])
-                places, ids = acks[topic]
-                places.append(n)
-                ids.append(id)
-                continue
-            places, rows = gives.setdefault(topic, ([], []))
-            places.append(n)
-            if item.verdict is EXTEND:
-                idle = max(self._subscription.lease - item.seconds, 0.0)
-                rows += (id, "extend", int(idle * 1000))
-            elif item.verdict is RETRY:
-                rows += (id, "retry", math.ceil(item.seconds * 1000))
-                soon = min(soon, item.seconds)
-            else:
-                rows += (id, "release", 0)
-                soon = 0.0
-        await self._settle(batch, outcomes, acks, gives)
-        if soon < math.inf:
-            self._due_at = min(self._due_at, self._time() + soon)
+        """Carry out verdicts. Raises Unavailable: settle again."""
+        outcomes = await self._settler.settle(batch)
+        if (wait := returns(batch)) < math.inf:
+            self._due_at = min(self._due_at, self._time() + wait)
             if self._blocked_until > self._due_at:
                 await self._unblock()
         return outcomes
-
-    async def _settle(
-        self, batch: Sequence[Settlement], outcomes: list[TransportError | None],
-        acks: Mapping[str, tuple[list[int], list[bytes]]], gives: Mapping[str, tuple[list[int], list[Any]]],
-    ) -> None:  # fmt: skip
-        commands: list[Command] = []
-        asked: list[list[int]] = []
-        for script, groups in ((scripts.ACK, acks), (scripts.GIVE, gives)):
-            for topic, (places, arguments) in groups.items():
-                stream = self._known[topic]
-                stale = [n for n in places if batch[n].delivery.fence != stream.revision]
-                if stale:
-                    for n in stale:
-                        outcomes[n] = self._gone(batch[n].delivery)
-                    width = len(arguments) // len(places)
-                    keep = [i for i, n in enumerate(places) if outcomes[n] is None]
-                    arguments = [a for i in keep for a in arguments[i * width : (i + 1) * width]]
-                    places = [places[i] for i in keep]
-                    if not places:
-                        continue
-                second = scripts.lapsed(topic, self._group, self._member) if script is scripts.ACK else stream.waiting
-                keys = (topic, second, stream.row)
-                commands.append(
-                    call(script, keys, self._group, self._member, stream.revision or "", *arguments)
-                )  # fmt: skip
-                asked.append(places)
-        if not commands:
-            return
-        if self._settled is not None:
-            self._settled.update((topic, id) for topic, (_, ids) in acks.items() for id in ids)
-        try:
-            replies = await self._wire.ask(commands, self._wire.soon())
-        except MaybeSent as error:
-            raise Unavailable(str(error)) from error.__cause__
-        for places, command, reply in zip(asked, commands, replies, strict=True):
-            if isinstance(reply, ResponseError):
-                vanished = "NOGROUP" in str(reply)
-                error = None if vanished else refusal(self._wire.address, reply)
-                for n in places:
-                    outcomes[n] = error or self._gone(batch[n].delivery)
-            elif command[1] == scripts.ACK.sha:
-                for i in range(len(places)) if reply == -1 else reply:
-                    outcomes[places[i]] = self._gone(batch[places[i]].delivery)
-            else:
-                for n, done in zip(places, reply, strict=True):
-                    if done != 1:
-                        outcomes[n] = self._gone(batch[n].delivery, trimmed=done == 2)
-
-    def _gone(self, delivery: Delivery, *, trimmed: bool = False) -> Lost:
-        where = f"{self._wire.address}: entry {self.position(delivery)} of {delivery.topic!r}"
-        if trimmed:
-            self.trimmed[delivery.topic] = self.trimmed.get(delivery.topic, 0) + 1
-            return Lost(f"{where} was trimmed while it was handled: it cannot be delivered again")
-        return Lost(f"{where} is no longer this member's")
 
     # ---- what a delivery says ---------------------------------------------------------------------------------------
 
@@ -427,7 +313,7 @@ class GroupSource:
 
     def time(self, delivery: Delivery) -> float:
         """The entry's id begins with the server's milliseconds."""
-        return int(entry_id(delivery).partition(b"-")[0]) / 1000
+        return entry_time(delivery)
 
     # ---- leaving ----------------------------------------------------------------------------------------------------
 
@@ -439,43 +325,20 @@ class GroupSource:
 
     async def close(self) -> None:
         """Give back what is unsettled and leave; bounded by the time that one answer may take, three times."""
-        if self._closed:
+        if self._closed.is_set():
             return
-        self._closed = True
+        self._closed.set()
         await self._unblock()
         with suppress(TimeoutError):
             async with asyncio.timeout(BLOCK):
                 await self._idle.wait()
         await self._line.close()
-        with suppress(TransportError):
+        try:
             for stream in self._known.values():
                 command = call(scripts.LEAVE, (stream.name, stream.waiting), self._group, self._member, PAGE)
-                while await self._wire.one(*command):
-                    pass
+                with suppress(Refused):
+                    while await self._wire.one(*command):
+                        pass
+        except TransportError:
+            pass  # unreachable: the others take over after the lease
         self._left(self)
-
-
-def entry_id(delivery: Delivery) -> bytes:
-    """The stream's id of a delivery."""
-    token: Any = delivery.token
-    return token[1] if isinstance(token, tuple) else token
-
-
-async def start_ids(wire: Wire, topics: Sequence[str], start: float | str) -> list[str]:
-    """The ids after which a new group, or a broadcast reader, begins."""
-    if start == "earliest":
-        return ["0-0"] * len(topics)
-    if start != "new":
-        return [f"{max(int(float(start) * 1000) - 1, 0)}-18446744073709551615"] * len(topics)
-    out: list[str] = []
-    for reply in await wire.ask([("XINFO", "STREAM", name) for name in topics], wire.soon()) if topics else ():
-        if isinstance(reply, ResponseError):
-            if "no such key" not in str(reply):
-                raise refusal(wire.address, reply) from reply
-            out.append("0-0")
-        else:
-            out.append(dict(zip(reply[::2], reply[1::2], strict=True))[b"last-generated-id"].decode())
-    return out
-
-
-Closing = Callable[[GroupSource], Awaitable[None]]

@@ -160,12 +160,11 @@ class RedisTransport:
     ) -> None:
         at = self._settings.address
         if isinstance(reply, ResponseError):
-            error = refusal(at, reply)
-            error.__cause__ = reply
             for n in places:
-                outcomes[n] = error
+                outcomes[n] = refusal(at, reply)
             return
-        for i, said in reply:
+        failed: Sequence[tuple[int, bytes]] = reply
+        for i, said in failed:
             n = places[i]
             outcomes[n] = (
                 refusal(at, said.decode(errors="replace"))

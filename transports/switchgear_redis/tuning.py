@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote
 
 from switchgear.errors import ConfigurationError, TransportNotFound
@@ -94,7 +94,7 @@ def parse(url: SplitResult) -> Settings:
     texts = ("ca", "cert", "key")
     known = [*(f.name for f in fields(RedisTuning)), *texts, "verify", "wait", "waitaof"]
     own: dict[str, str] = {}
-    tuned = RedisTuning()
+    tuned: dict[str, Any] = {}
     for name, value in parse_qsl(url.query, keep_blank_values=True):
         if name == "namespace":  # the bus's own
             continue
@@ -103,9 +103,9 @@ def parse(url: SplitResult) -> Settings:
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise ConfigurationError(f"{at}: unknown option {name!r}; {hint}")
         if name in ("maxlen", "connections"):
-            tuned = replace(tuned, **{name: _whole(at, name, value)})
+            tuned[name] = _whole(at, name, value)
         elif name in ("keep", "timeout"):
-            tuned = replace(tuned, **{name: _seconds(at, name, value)})
+            tuned[name] = _seconds(at, name, value)
         else:
             own[name] = value
     if not base.tls and (odd := [name for name in (*texts, "verify") if name in own]):
@@ -116,7 +116,7 @@ def parse(url: SplitResult) -> Settings:
     if ("cert" in own) != ("key" in own):
         raise ConfigurationError(f"{at}: a client certificate takes both 'cert' and 'key'")
     return replace(
-        base, tuning=check(tuned, at), **{name: own[name] for name in texts if name in own},
+        base, tuning=check(RedisTuning(**tuned), at), ca=own.get("ca"), cert=own.get("cert"), key=own.get("key"),
         verify=_yes(at, "verify", own.get("verify", "yes")), wait=_whole(at, "wait", own.get("wait", "0")),
         waitaof=_whole(at, "waitaof", own["waitaof"]) if "waitaof" in own else None,
     )  # fmt: skip

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias, cast
 
-from hiredis import pack_command
+from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType]
 from redis import exceptions as client
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, Connection, SSLConnection
 from redis.asyncio.retry import Retry
@@ -82,8 +82,13 @@ def failure(address: str, error: Exception, sent: bool) -> SwitchgearError:
     if "Invalid Database" in str(error):
         return ConfigurationError(f"{address}: no such database; its number is the path of the URL")
     if sent:
-        return MaybeSent(f"{address}: the connection was lost before the answer came ({error or 'timeout'})")
-    return Unavailable(f"{address} cannot be reached: {error or 'no answer in time'}")
+        return MaybeSent(f"{address}: the connection was lost before the answer came ({str(error) or 'timeout'})")
+    return Unavailable(f"{address} cannot be reached: {str(error) or 'no answer in time'}")
+
+
+def vanished(reply: client.ResponseError) -> bool:
+    """Whether the stream or the group is not there (any more)."""
+    return "NOGROUP" in str(reply) or "no such key" in str(reply)
 
 
 def call(script: Script, keys: Sequence[str], *arguments: Any) -> Command:
@@ -115,13 +120,12 @@ class Wire:
         """
         with _Mapping(self.address) as state:
             async with asyncio.timeout_at(deadline):
-                connection = await self._pool.get_connection()
+                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
                     state.sent = True
                     return await exchange(connection, commands)
                 finally:
                     await self._pool.release(connection)
-        raise AssertionError("unreachable")
 
     async def one(self, *command: Any, deadline: float | None = None) -> Any:
         """The reply to one command, its ResponseError raised as one of ours."""
@@ -153,12 +157,11 @@ class Line:
         with _Mapping(self._address) as state:
             async with asyncio.timeout_at(deadline):
                 if not self._connection.is_connected:
-                    await self._connection.connect()
+                    await self._connection.connect()  # type: ignore[no-untyped-call]
                     reply = (await exchange(self._connection, [("CLIENT", "ID")]))[0]
                     self.id = reply if isinstance(reply, int) else None
                 state.sent = True
                 return await exchange(self._connection, commands)
-        raise AssertionError("unreachable")
 
     async def close(self) -> None:
         """Disconnect; a read that blocks ends with an error."""
@@ -173,7 +176,7 @@ class _Mapping:
         self.sent = False
         self._address = address
 
-    def __enter__(self) -> _Mapping:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -199,7 +202,7 @@ async def exchange(connection: AbstractConnection, commands: Sequence[Command]) 
 
 
 async def _round(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
-    await connection.send_packed_command([b"".join(map(pack_command, commands))], check_health=False)
+    await connection.send_packed_command([b"".join(map(_packed, commands))], check_health=False)
     replies: list[Any] = []
     for _ in commands:
         try:
@@ -207,6 +210,9 @@ async def _round(connection: AbstractConnection, commands: Sequence[Command]) ->
         except client.ResponseError as error:
             replies.append(error)
     return replies
+
+
+_packed = cast("Callable[[Command], bytes]", pack_command)
 
 
 def _options(settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""One topic as one member reads it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from redis.exceptions import ResponseError
+
+from switchgear.driver import Delivery, Fence, Start
+
+from . import scripts
+from .wire import Wire, refusal
+
+FIRST, LAST = "0-0", "18446744073709551615"
+
+
+class Stream:
+    """A topic of a subscription, under the lease with which it was assigned."""
+
+    def __init__(self, name: str, group: str, fence: Fence | None, last: str) -> None:
+        self.name, self.fence = name, fence
+        self.revision = fence.revision if fence else 0
+        self.lane = f"{name}#{fence.revision}" if fence else ""
+        self.row = row_key(fence.row) if fence else ""
+        self.waiting = scripts.waiting(name, group)
+        self.last = last
+        """The id up to which this member has read."""
+        self.cursor: str | None = "-" if fence else None
+        """Where catching up with pending entries goes on; None: it has caught up, and new entries may follow."""
+        self.lost = False
+        """The lease went to somebody else: nothing is read until the topic is assigned anew."""
+
+
+def row_key(name: str) -> str:
+    """Where a row of the registry lies."""
+    return f"switchgear:row:{name}"
+
+
+def entry_id(delivery: Delivery) -> bytes:
+    """The stream's id of a delivery."""
+    token = delivery.token
+    return token[1] if isinstance(token, tuple) else token  # type: ignore[return-value]
+
+
+def entry_time(delivery: Delivery) -> float:
+    """An id begins with the server's milliseconds."""
+    return int(entry_id(delivery).partition(b"-")[0]) / 1000
+
+
+async def start_ids(wire: Wire, topics: Sequence[str], start: Start) -> list[str]:
+    """The ids after which a new group, or a reader without one, begins."""
+    if isinstance(start, int | float):
+        return [f"{max(math.ceil(start * 1000) - 1, 0)}-{LAST}"] * len(topics)
+    if start == "earliest":
+        return [FIRST] * len(topics)
+    out: list[str] = []
+    for reply in await wire.ask([("XINFO", "STREAM", name) for name in topics], wire.soon()) if topics else ():
+        if isinstance(reply, ResponseError):
+            if "no such key" not in str(reply):
+                raise refusal(wire.address, reply) from reply
+            out.append(FIRST)
+        else:
+            out.append(dict(zip(reply[::2], reply[1::2], strict=True))[b"last-generated-id"].decode())
+    return out
