@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
     from typing_extensions import TypeVar as TypeVarDefault
 
+    from .publisher import Publisher
     from .pull import Consumer
 
     D = TypeVarDefault("D", default=Any)
@@ -201,7 +202,6 @@ class Bus(Router):
         core = Core(self, _without_namespace(url), self._tuning, config, self._test_clock)
         if self._test_overrides is not None:
             core.overrides = self._test_overrides
-        core.taps = self._test_taps
         try:
             await core.open()
         except BaseException:
@@ -312,15 +312,12 @@ class Bus(Router):
         core = self._open
         if core is None or core.loop is not asyncio.get_running_loop():
             core = self._running()
-        writer = core.writers.get(topic if type(topic) is str else id(topic))
-        parent = handling.get()
-        if writer is None or options or parent is not None or core.publisher is None:
+        writer = core.writers.get(topic)
+        if writer is None or options or handling.get() is not None:
             return await self._publish(core, topic, value, options)
         out = writer.plain(value)
-        publisher = core.publisher
-        deadline = core.loop.time() + PUBLISH
-        if publisher.immediate:
-            error = (await core.transport.send((out,), deadline))[0]
+        if core.immediate:
+            (error,) = await core.transport.send((out,), core.time() + PUBLISH)
             if error is not None:
                 raise error
             self._inline += 1
@@ -328,10 +325,12 @@ class Bus(Router):
                 self._inline = 0
                 await asyncio.sleep(0)
         else:
-            if publisher.full() or not core.link.up:
-                await self._wait_for_room(core, deadline)
-            await publisher.put(out, _chain(writer, out), deadline)
-        if core.counts() or core.taps:
+            deadline = core.time() + PUBLISH
+            publisher = core.publisher
+            if publisher is None or publisher.full() or not core.link.up:
+                publisher = await self._room(core, deadline)
+            await publisher.put(out, writer.chain(out), deadline)
+        if core.watched:
             self._told(core, writer, out, value)
         return out.dedup  # type: ignore[return-value]
 
@@ -342,7 +341,7 @@ class Bus(Router):
         parent = handling.get()
         out = writer.message(value, options, parent if parent is not None and parent._reading is not None else None)
         await self._store(core, writer, out, deadline, again=options.get("retry_indeterminate", True))
-        if core.counts() or core.taps:
+        if core.watched:
             self._told(core, writer, out, value)
         assert out.dedup is not None
         return out.dedup
@@ -354,14 +353,15 @@ class Bus(Router):
         else:
             if publisher.full():
                 await publisher.room(deadline)
-            await publisher.put(out, _chain(writer, out), deadline, again)
+            await publisher.put(out, writer.chain(out), deadline, again)
         if out.due is not None:
             core.due_soon()
 
-    async def _wait_for_room(self, core: Core, deadline: float) -> None:
+    async def _room(self, core: Core, deadline: float) -> Publisher:
         publisher = await core.connected(deadline)
         if publisher.full():
             await publisher.room(deadline)
+        return publisher
 
     def _told(self, core: Core, writer: Writer, out: Outgoing, value: object) -> None:
         core.count("published", writer.topic.name, None, 1)
@@ -418,11 +418,11 @@ class Bus(Router):
                 else:
                     if publisher.full():
                         await publisher.room(deadline)
-                    waiting.append((at, publisher.put(out, _chain(writer, out), deadline)))
+                    waiting.append((at, publisher.put(out, writer.chain(out), deadline)))
             except TransportError as error:
                 results[at] = error
             else:
-                if core.taps or core.counts():
+                if core.watched:
                     self._told(core, writer, out, value)
             if len(waiting) >= PUBLISH_MANY:
                 await collect()
@@ -456,7 +456,7 @@ class Bus(Router):
         replies.expect(out.dedup)
         try:
             await self._store(core, writer, out, deadline)
-            if core.counts() or core.taps:
+            if core.watched:
                 self._told(core, writer, out, value)
             answer: R = await replies.wait(
                 out.dedup, reply, max(0.0, deadline - core.loop.time()), writer.topic.name
@@ -511,13 +511,6 @@ class Bus(Router):
         from .pull import pulling
 
         return pulling(self, as_topic(topic), isinstance(topic, str), group, start, None if idle is None else seconds(idle))
-
-
-def _chain(writer: Writer, out: Outgoing) -> tuple[str, bytes] | None:
-    """What must arrive in call order with this message."""
-    if not writer.ordered:
-        return None
-    return writer.chain(out)
 
 
 def _without_namespace(url: str) -> str:

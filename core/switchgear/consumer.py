@@ -12,6 +12,7 @@ import os
 import random
 import secrets
 import socket
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol
@@ -93,7 +94,7 @@ class Consumer:
         self._stop_at = float("inf")
         self._order = program.order
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._room: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[bool] | None = None
         self._slots: list[Slot] = []
         self._prefetch = max(2 * self.settings.concurrency, 2 * (program.batch.size if program.batch else 1), 16)
         self._valid_until = float("inf")
@@ -304,11 +305,7 @@ class Consumer:
                 full = {*full, *self._halted}
             blocked = blocked or "" in full
             if room <= self._prefetch // 2 or blocked:
-                self._room = self._loop.create_future()
-                await asyncio.wait([self._room], timeout=1.0)
-                expired = not self._room.done()
-                self._room = None
-                if expired:
+                if not await self._wait_for_room():
                     await self._receive(source, 0, full)
                 continue
             if pending:  # the last full receive is mostly handled: how long did it take?
@@ -337,11 +334,17 @@ class Consumer:
                 await self._parked.refresh()
             if self._halted:
                 self._set_aside()
-            if self._idle:
-                for _ in range(min(len(self._idle), len(ready))):
-                    waiter = self._idle.popleft()
-                    if not waiter.done():
-                        waiter.set_result(None)
+            if ready and self._idle:
+                self._wake_one()  # who wakes the next, while there is more
+
+    async def _wait_for_room(self) -> bool:
+        """Whether there is room again; False after a second, for the source's sake."""
+        room = self._room = self._loop.create_future()
+        timer = self._loop.call_later(1.0, _expire, room)
+        made = await room
+        timer.cancel()
+        self._room = None
+        return made
 
     async def _receive(self, source: Source, limit: int, full: Collection[str]) -> Sequence[Delivery]:
         """Receive over interruptions of the connection: the source stays and hands out again what was missed."""
@@ -394,7 +397,7 @@ class Consumer:
 
     def _wake_room(self) -> None:
         if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+            self._room.set_result(True)
 
     def _wake_idle(self) -> None:
         while self._idle:
@@ -456,7 +459,7 @@ class Consumer:
         route = program.route
         special = route is None or self._parked is not None
         media, decode, handle = (b"", None, None) if route is None else (route.media, route.decode, route.handle)
-        clock, idle, new_future, enter = self._loop.time, self._idle, self._loop.create_future, handling.set
+        clock, idle, new_future, enter = time.monotonic, self._idle, self._loop.create_future, handling.set
         undecoded: Any = UNSET
         while not self._stopping:
             if not ready:
@@ -464,6 +467,8 @@ class Consumer:
                 waiter = new_future()
                 idle.append(waiter)
                 await waiter
+                if idle and len(ready) > 1:
+                    self._wake_one()
             until = clock() + SLICE
             while ready and not self._stopping:
                 delivery = ready.popleft()
@@ -542,7 +547,7 @@ class Consumer:
                 gathered = await self._gather(batch_of.size, batch_of.wait)
             if not gathered:
                 continue
-            slot.batch, slot.started = gathered, self._loop.time()
+            slot.batch, slot.started = gathered, time.monotonic()
             await self._handle_batch(slot, gathered)
             slot.batch = ()
             self._wake_room()
@@ -930,7 +935,7 @@ class Consumer:
                     due.append(delivery)
                 if due:
                     await self._extend(source, due, now, lease)
-            wall = self._loop.time()
+            wall = time.monotonic()
             for slot in self._slots:
                 busy = slot.delivery is not None or bool(slot.batch)
                 if busy and wall - slot.started > self.settings.max_handling:
@@ -1037,6 +1042,11 @@ class Consumer:
             if slot.task.done() and not slot.task.cancelled():
                 slot.task.exception()
         self._slots = []
+
+
+def _expire(room: asyncio.Future[bool]) -> None:
+    if not room.done():
+        room.set_result(False)
 
 
 def _describe(error: BaseException) -> str:

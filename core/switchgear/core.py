@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,11 @@ class Core:
             self.transport.set_clock(clock)
         self.link = Link(self.transport, self.url)
         self.publisher: Publisher | None = None
+        self.immediate = False
+        """Whether the transport stores without waiting; known once connected."""
+        own = type(self.loop).time is asyncio.BaseEventLoop.time
+        self.time: Callable[[], float] = time.monotonic if own else self.loop.time
+        """The loop's clock, without a Python frame where it is the standard one."""
         self.consumers: dict[Consumer, Assembled] = {}
         self.scope = BusScope()
         self.overrides: Mapping[Callable[..., Any], Callable[..., Any]] = {}
@@ -81,8 +87,10 @@ class Core:
         self.plans: dict[str, Plan] = {}
         self._ids, self._stamp = Ids(), Stamp(self.clock.now)
         self._observers = tuple(bus._observers)
-        self.taps: list[Callable[[str, str, str | None, Any], None]] = []
+        self.taps: Sequence[Callable[[str, str, str | None, Any], None]] = tuple(bus._test_taps)
         """Told of messages published and handled, for `testing`."""
+        self.watched = bool(self._observers or self.taps)
+        """Whether anybody is told of what is published."""
         self._promoter: asyncio.Task[None] | None = None
         self._due_soon = asyncio.Event()
         self._logical: dict[str, str] = {}
@@ -141,6 +149,7 @@ class Core:
                     raise self.link.unavailable() from None
             if self.publisher is None:
                 self.publisher = Publisher(self.transport, self.link)
+                self.immediate = self.publisher.immediate
                 if isinstance(self.transport, Scheduling):
                     self._promoter = self.loop.create_task(self._promote(self.transport))
             return self.publisher
@@ -178,8 +187,7 @@ class Core:
 
     async def writer(self, topic: Topic[Any] | str, deadline: float) -> Writer:
         """The compiled topic, made at its first use."""
-        key = topic if isinstance(topic, str) else id(topic)
-        found = self.writers.get(key)
+        found = self.writers.get(topic)
         if found is not None:
             return found
         declared = Topic(topic) if isinstance(topic, str) else topic
@@ -190,7 +198,7 @@ class Core:
         plan = await self.plan(declared, deadline)
         await self._provision_topic(declared, plan)
         writer = self._writer(declared, plan)
-        self.writers[key] = writer  # which refers to the topic, so that its id stays taken
+        self.writers[topic] = writer
         return writer
 
     def _writer(self, topic: Topic[Any], plan: Plan) -> Writer:
@@ -368,9 +376,6 @@ class Core:
     def buried(self, message: Message[Any], topic: str, group: str) -> None:
         for tap in self.taps:
             tap("dead_lettered", topic, group, message)
-
-    def counts(self) -> bool:
-        return bool(self._observers)
 
     async def reply(self, message: Message[Any], value: object, failure: str | None) -> None:
         await answer(self, message, value, failure)

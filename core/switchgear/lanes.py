@@ -89,6 +89,20 @@ class Lanes:
         if self.moved:
             self.moved.pop(delivery.token, None)
 
+    def free_all(self, done: Sequence[Delivery]) -> None:
+        """`free` for many."""
+        if self.moved:
+            for delivery in done:
+                self.free(delivery)
+            return
+        pop = self.held.pop
+        size = 0
+        for delivery in done:
+            if pop(delivery.token, None) is not None:
+                body = delivery.body
+                size += OVERHEAD if body is None else OVERHEAD + len(body)
+        self.bytes -= size
+
     def current(self, delivery: Delivery) -> Delivery | None:
         """What to settle for a delivery that was handled: what took its place, or None where it is no longer ours."""
         if self.moved and delivery.token in self.moved:

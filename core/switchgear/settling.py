@@ -149,10 +149,9 @@ class Individual:
             except BaseException:
                 self.done, self.other = done + self.done, other + self.other
                 raise
-            free = self._lanes.free
-            for settlement in batch:
-                if settlement.verdict is not Verdict.EXTEND:
-                    free(settlement.delivery)
+            self._lanes.free_all(done)
+            for settlement in other:
+                self._lanes.free(settlement.delivery)
             self._settled(batch, errors)
 
     def _current(self, delivery: Delivery) -> Delivery | None:

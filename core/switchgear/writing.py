@@ -24,12 +24,14 @@ KEYS_REMEMBERED = 10_000  # places of keys that a partitioned topic keeps, so th
 class Ids:
     """Unique ids: a random prefix per process and a counter."""
 
-    __slots__ = ("next",)
+    __slots__ = ("count", "prefix")
 
     def __init__(self) -> None:
-        count = itertools.count(1 << 24).__next__
-        prefix = secrets.token_hex(8) + "-"
-        self.next: Callable[[], str] = lambda: prefix + str(count())
+        self.count = itertools.count(1 << 24).__next__
+        self.prefix = secrets.token_hex(8) + "-"
+
+    def next(self) -> str:
+        return self.prefix + str(self.count())
 
 
 class Writer:
@@ -53,6 +55,10 @@ class Writer:
         self._static = static(binding, source=source, type=topic.type or topic.name) if self._events else []
         self._id, self._time, self._partition_key = binding + "id", binding + "time", binding + "partitionkey"
         self._stamp = stamp
+        self._now = clock.now
+        self._time_until = 0.0
+        self._time_header = (self._time, b"")
+        self._prefix, self._count = ids.prefix, ids.count
         self._only = plan.physical[0] if len(plan.physical) == 1 else None
         self._places: dict[bytes, str] = {}
         self._turn = itertools.count().__next__
@@ -64,18 +70,26 @@ class Writer:
             body = self._encode(value)
         except ENCODE_ERRORS as error:
             raise encode_failed(error, self.topic.codec, self.topic.schema) from error
-        key = self._key_of(value) if self._key is not None else None
+        key: bytes | None = None
+        if self._key is not None:
+            try:
+                key = self._key(value).encode()
+            except Exception:  # rare: not text, surrogates, a failing function: the careful way tells which
+                key = self._key_of(value)
         if len(body) > self._body_limit or value is None:
             body = self._check_body(value, body, key)  # type: ignore[assignment]
-        id_ = self._ids.next()
-        if not self._events:
-            headers: Headers = []
-        elif key is None:
-            headers = [*self._static, (self._id, id_.encode()), (self._time, self._stamp())]
+        id_ = self._prefix + str(self._count())
+        if self._events:
+            now = self._now()
+            if not self._time_until - 0.002 < now < self._time_until:
+                self._time_header = (self._time, self._stamp())
+                self._time_until = int(now * 1000 + 1) / 1000  # the header is the same until the next millisecond
+            if key is None:
+                headers = [*self._static, (self._id, id_.encode()), self._time_header]
+            else:
+                headers = [*self._static, (self._id, id_.encode()), self._time_header, (self._partition_key, key)]
         else:
-            headers = [
-                *self._static, (self._id, id_.encode()), (self._time, self._stamp()), (self._partition_key, key),
-            ]  # fmt: skip
+            headers = []
         return Outgoing(
             topic=self._only or self._place(key), body=body, media=self._media, headers=headers, key=key, dedup=id_
         )
@@ -121,6 +135,8 @@ class Writer:
 
     def chain(self, out: Outgoing) -> tuple[str, bytes] | None:
         """What must arrive in call order with this message: its key, or all of a totally ordered topic."""
+        if not self.ordered:
+            return None
         if self._total:
             return (out.topic, b"")
         return None if out.key is None else (out.topic, out.key)
