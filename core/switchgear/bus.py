@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from .clock import Clock
 from .config import Config
-from .core import PUBLISH, Core, group_resources, topic_resources
+from .core import PUBLISH, Core, topic_resources
 from .driver import Outgoing, Scheduling, Transport
 from .errors import ConfigurationError, Misuse, TransportError, Unsupported
 from .health import Health
@@ -297,7 +297,9 @@ class Bus(Router):
         """Alive and ready, and the state of each subscription in words. Callable from any thread."""
         core = self._open
         if core is None:
-            return Health(live=not self._closed, ready=False, detail={"broker": "closed" if self._closed else "not open"})
+            return Health(
+                live=not self._closed, ready=False, detail={"broker": "closed" if self._closed else "not open"}
+            )
         return core.health()
 
     # ---- publish --------------------------------------------------------------------------------------------------
@@ -432,9 +434,7 @@ class Bus(Router):
             raise ExceptionGroup(f"{len(failed)} of {len(results)} messages were not published", failed)
         return results
 
-    async def request(
-        self, topic: Topic[T] | str, value: T, reply: TypeForm[R], *, timeout: Seconds = 10.0
-    ) -> R:
+    async def request(self, topic: Topic[T] | str, value: T, reply: TypeForm[R], *, timeout: Seconds = 10.0) -> R:
         """Publish a request and wait for its answer, decoded as `reply`.
 
         At most once: a lost answer is a RequestTimeout. Raises RequestFailed with the responder's reason.
@@ -458,9 +458,7 @@ class Bus(Router):
             await self._store(core, writer, out, deadline)
             if core.watched:
                 self._told(core, writer, out, value)
-            answer: R = await replies.wait(
-                out.dedup, reply, max(0.0, deadline - core.loop.time()), writer.topic.name
-            )
+            answer: R = await replies.wait(out.dedup, reply, max(0.0, deadline - core.loop.time()), writer.topic.name)
             return answer
         finally:
             replies.forget(out.dedup)
@@ -510,7 +508,9 @@ class Bus(Router):
         """
         from .pull import pulling
 
-        return pulling(self, as_topic(topic), isinstance(topic, str), group, start, None if idle is None else seconds(idle))
+        return pulling(
+            self, as_topic(topic), isinstance(topic, str), group, start, None if idle is None else seconds(idle)
+        )
 
 
 def _without_namespace(url: str) -> str:
@@ -534,5 +534,3 @@ def _main_name() -> str:
         name = Path(path).stem if path else "app"
     clean = "".join(c if c.isalnum() or c in "_-" else "-" for c in name).strip("-_") or "app"
     return clean if clean[0].isalpha() else f"app-{clean}"
-
-

@@ -14,19 +14,33 @@ import secrets
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from msgspec import UNSET
 
 from .clock import Clock, Timer
 from .driver import (
-    Delivery, Fence, Order, Registry, Settlement, Settling, Source, Subscription, Transport, Verdict,
+    Delivery,
+    Fence,
+    Order,
+    Registry,
+    Settlement,
+    Settling,
+    Source,
+    Subscription,
+    Transport,
+    Verdict,
 )  # fmt: skip
 from .emulate.dead_letters import PARKED, Parked, letter
 from .emulate.partitions import Lease
 from .errors import (
-    CodecError, ConfigurationError, Lost, NotSent, Refused, RequestFailed, SwitchgearError, TransportError, Unavailable,
+    CodecError,
+    Lost,
+    NotSent,
+    SwitchgearError,
+    TransportError,
+    Unavailable,
 )  # fmt: skip
 from .lanes import Lanes
 from .message import Message, handling
@@ -35,7 +49,7 @@ from .outcomes import Drop, Reject, RetryAfter
 from .program import OutputFailed, Program, Skip
 from .reading import Reading
 from .settling import AT, Cumulative, Individual, Settler, Unsettled
-from .supervision import Link
+from .supervision import Link, said
 
 log = logging.getLogger("switchgear.consumer")
 
@@ -152,7 +166,9 @@ class Consumer:
                 if not self._stopping:
                     failures += 1
                     self._become("reconnecting")
-                    await self._clock.sleep(random.uniform(0.5, 1.0) * min(BACKOFF_CAP, BACKOFF * 2 ** min(failures, 6)))
+                    await self._clock.sleep(
+                        random.uniform(0.5, 1.0) * min(BACKOFF_CAP, BACKOFF * 2 ** min(failures, 6))
+                    )
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
@@ -247,7 +263,7 @@ class Consumer:
                     async with asyncio.timeout(2.0):
                         await self._lease.release()
                 except (TransportError, TimeoutError) as error:
-                    log.debug("%s: the lease runs out by itself: %s", program.where, error or "timeout")
+                    log.debug("%s: the lease runs out by itself: %s", program.where, said(error))
                 self._lease = None
                 self._valid_until = float("inf")
 
@@ -303,9 +319,9 @@ class Consumer:
                 self._open_lanes()
             if self._halted:
                 full = {*full, *self._halted}
-            blocked = blocked or "" in full
+            blocked |= "" in full
             if room <= self._prefetch // 2 or blocked:
-                if not await self._wait_for_room():
+                if not await self._made_room():
                     await self._receive(source, 0, full)
                 continue
             if pending:  # the last full receive is mostly handled: how long did it take?
@@ -321,7 +337,7 @@ class Consumer:
             began = self._loop.time()
             if not batch:
                 continue
-            if self._stopping or source is not self._source:
+            if self._closing(source):
                 self._give_back(batch)
                 break
             if at_most_once:
@@ -337,11 +353,14 @@ class Consumer:
             if ready and self._idle:
                 self._wake_one()  # who wakes the next, while there is more
 
-    async def _wait_for_room(self) -> bool:
+    def _closing(self, source: Source) -> bool:
+        return self._stopping or source is not self._source
+
+    async def _made_room(self) -> bool:
         """Whether there is room again; False after a second, for the source's sake."""
         room = self._room = self._loop.create_future()
         timer = self._loop.call_later(1.0, _expire, room)
-        made = await room
+        made: bool = await room
         timer.cancel()
         self._room = None
         return made
@@ -429,7 +448,7 @@ class Consumer:
                 async with asyncio.timeout_at(until + source.capabilities.revoke_within * 0.15):
                     await self._settler.flush()
             except (Unavailable, TimeoutError) as error:
-                log.warning("%s: lanes left unsettled: %s", self.program.where, error or "timeout")
+                log.warning("%s: lanes left unsettled: %s", self.program.where, said(error))
         running = {d.token for d in self._running()}
         lanes.lose([t for t, d in lanes.held.items() if d.lane in gone], running)
         self._settler.lose(list(gone))
@@ -632,12 +651,12 @@ class Consumer:
                 self._count_failure(message, failed.get(id(message)))
                 back.append(delivery)
                 continue
-            error = failed.get(id(message))
-            if error is None:
+            failure = failed.get(id(message))
+            if failure is None:
                 self._done(delivery)
                 if key is not None:
                     last[key] = delivery
-            elif await self.conclude(message, error):
+            elif await self.conclude(message, failure):
                 if key is not None:
                     last[key] = delivery
             elif key is not None:
@@ -1018,7 +1037,7 @@ class Consumer:
             async with asyncio.timeout(5.0):
                 await source.close()
         except (TransportError, TimeoutError) as error:
-            log.debug("%s: closing the source failed: %s", self.program.where, error or "timeout")
+            log.debug("%s: closing the source failed: %s", self.program.where, said(error))
         self._wake_room()
         for task in tasks[1:]:
             task.cancel()

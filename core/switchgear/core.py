@@ -22,14 +22,15 @@ from .health import Health
 from .knobs import Handler, Middleware
 from .message import Message, handling
 from .middleware.timeout import timeout as timeout_middleware
-from .plans import Plan, resolve as resolve_plan
+from .plans import Plan
+from .plans import resolve as resolve_plan
 from .plugins import open_transport, redact
 from .program import Program, Route, chain, check_single_types
 from .publisher import Publisher
 from .replies import Replies, answer
 from .router import Declared
 from .services import BusScope, Services
-from .supervision import Link
+from .supervision import Link, said
 from .topic import ORDERS, Topic
 from .writing import Ids, Writer
 
@@ -133,10 +134,12 @@ class Core:
             async with asyncio.timeout(max(2.0, deadline - self.loop.time())):
                 await self.transport.close()
         except (TransportError, TimeoutError) as error:
-            log.debug("closing %s: %s", self.url, error or "timeout")
+            log.debug("closing %s: %s", self.url, said(error))
 
     def physical(self, name: str) -> str:
-        return names.physical(self.transport.capabilities.names, self.bus.namespace, name) if name else self.bus.namespace
+        return (
+            names.physical(self.transport.capabilities.names, self.bus.namespace, name) if name else self.bus.namespace
+        )
 
     async def connected(self, deadline: float) -> Publisher:
         """The publisher, once there is a connection. Raises Unavailable at the deadline, or the terminal error."""
@@ -296,7 +299,9 @@ class Core:
         return Assembled(program, settings, origins, needs, services, topic, plan)
 
     async def _route(self, one: Declared, settings: Settings, services: Services, *, write: bool) -> Route:
-        schema = body_schema(one.fn, one.batch is not None) if one.named or one.topic.schema is Any else one.topic.schema
+        schema = (
+            body_schema(one.fn, one.batch is not None) if one.named or one.topic.schema is Any else one.topic.schema
+        )
         where = one.where
         if one.batch is not None:
             batch = compile_batch(one.fn, where=where, schema=schema, services=services, executor=settings.executor)
@@ -364,7 +369,9 @@ class Core:
         if missing and mode == "check":
             from .errors import NotFound
 
-            lines = ", ".join(f"{d.resource.kind} {d.resource.name}: {d.field} is {d.found!r}, wanted {d.wanted!r}" for d in missing)
+            lines = ", ".join(
+                f"{d.resource.kind} {d.resource.name}: {d.field} is {d.found!r}, wanted {d.wanted!r}" for d in missing
+            )
             raise NotFound(f"provision='check' found differences: {lines}; run `switchgear provision`")
 
     # ---- what consumers ask for -----------------------------------------------------------------------------------
@@ -420,7 +427,9 @@ def group_resources(assembled: Assembled) -> list[Resource]:
     if program.physical_group is None:
         return []
     return [
-        Resource(kind="group", name=program.physical_group, topic=name, order=program.order, start=assembled.settings.start)
+        Resource(
+            kind="group", name=program.physical_group, topic=name, order=program.order, start=assembled.settings.start
+        )
         for name in program.physical
     ]
 

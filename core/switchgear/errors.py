@@ -1,20 +1,20 @@
 """Every error that Switchgear raises, one tree; an error of a client library is the `__cause__` of ours.
 
-    SwitchgearError
-    ├── Misuse                      closed bus, another event loop
-    ├── ConfigurationError          wrong URL, option or name
-    │   ├── Unsupported             a guarantee the transport cannot give and the core cannot emulate
-    │   └── TransportNotFound       no plugin for the scheme, or its extra is missing
-    ├── TransportError
-    │   ├── Unavailable             the broker cannot be reached
-    │   ├── NotSent                 certainly not stored
-    │   ├── MaybeSent               no answer: it may be stored, sending again may duplicate
-    │   ├── Refused                 the broker said no (size, rights, name); never retried
-    │   │   └── NotFound            no such topic or group, and we may not create it
-    │   └── Lost                    no longer ours: it is or will be redelivered; never retried
-    ├── CodecError                  bytes that are not what was declared
-    └── RequestFailed               the responder rejected
-        └── RequestTimeout          no answer in time; also a TimeoutError
+SwitchgearError
+├── Misuse                      closed bus, another event loop
+├── ConfigurationError          wrong URL, option or name
+│   ├── Unsupported             a guarantee the transport cannot give and the core cannot emulate
+│   └── TransportNotFound       no plugin for the scheme, or its extra is missing
+├── TransportError
+│   ├── Unavailable             the broker cannot be reached
+│   ├── NotSent                 certainly not stored
+│   ├── MaybeSent               no answer: it may be stored, sending again may duplicate
+│   ├── Refused                 the broker said no (size, rights, name); never retried
+│   │   └── NotFound            no such topic or group, and we may not create it
+│   └── Lost                    no longer ours: it is or will be redelivered; never retried
+├── CodecError                  bytes that are not what was declared
+└── RequestFailed               the responder rejected
+    └── RequestTimeout          no answer in time; also a TimeoutError
 """
 
 

@@ -82,7 +82,9 @@ def negotiate(
         else:
             need("dead_letter", f"after={after}", "emulated", "a copy with the reason, confirmed before the ack")
     if 0 < caps.lease_cap < settings.lease:
-        need("lease", f"{settings.lease:g} s", "refused", f"{scheme}:// leases up to {caps.lease_cap:g} s; lower lease=")
+        need(
+            "lease", f"{settings.lease:g} s", "refused", f"{scheme}:// leases up to {caps.lease_cap:g} s; lower lease="
+        )
     machinery("breaker", settings.breaker, "leave it out for now")
     machinery("rate", settings.rate, "lower concurrency= for now")
     machinery("inbox", settings.inbox, "use switchgear_sql.first_time in a transaction of your own")
@@ -98,7 +100,9 @@ def _delivery(settings: Settings, need: Any) -> None:
             "delivery='exactly_once' has no machinery yet; use at_least_once with idempotent handlers",
         )  # fmt: skip
     elif settings.delivery == "at_most_once":
-        need("delivery", "at_most_once", "emulated", "acknowledged before the handler runs; a failed one is not retried")
+        need(
+            "delivery", "at_most_once", "emulated", "acknowledged before the handler runs; a failed one is not retried"
+        )
     else:
         need("delivery", "at_least_once", "native")
 

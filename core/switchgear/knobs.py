@@ -6,7 +6,18 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, TypedDict, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    overload,
+)
 
 from .message import Message
 from .units import Seconds, When
@@ -154,6 +165,9 @@ class Handles(Generic[D]):
     @overload
     def __call__(self, fn: Callable[Concatenate[D, P], R], /) -> Callable[Concatenate[D, P], R]: ...
 
+    def __call__(self, fn: Any, /) -> Any:
+        return fn
+
 
 class Chains(Generic[D, U]):
     """The same with `to=`: the returned value is what that topic carries, or None for nothing."""
@@ -164,6 +178,9 @@ class Chains(Generic[D, U]):
     ) -> Callable[Concatenate[D, P], Coroutine[Any, Any, U | None]]: ...
     @overload
     def __call__(self, fn: Callable[Concatenate[D, P], U | None], /) -> Callable[Concatenate[D, P], U | None]: ...
+
+    def __call__(self, fn: Any, /) -> Any:
+        return fn
 
 
 class Batches(Generic[D]):
@@ -177,3 +194,6 @@ class Batches(Generic[D]):
     def __call__(
         self, fn: Callable[Concatenate[list[D], P], Coroutine[Any, Any, Outcomes]], /
     ) -> Callable[Concatenate[list[D], P], Coroutine[Any, Any, Outcomes]]: ...
+
+    def __call__(self, fn: Any, /) -> Any:
+        return fn

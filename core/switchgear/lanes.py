@@ -76,9 +76,9 @@ class Lanes:
         key = self.chain_of(delivery)
         if key is None:
             return
-        waiting = self.chains.get(key, ())
+        waiting = self.chains.get(key)
         if waiting:
-            self.ready.append(waiting.popleft())  # type: ignore[union-attr]
+            self.ready.append(waiting.popleft())
         else:
             self.chains.pop(key, None)
 

@@ -196,9 +196,7 @@ class Publisher:
             return
         self._landed(batch, number, errors, retry=True)
 
-    def _landed(
-        self, batch: list[Entry], number: int, errors: Sequence[TransportError | None], *, retry: bool
-    ) -> None:
+    def _landed(self, batch: list[Entry], number: int, errors: Sequence[TransportError | None], *, retry: bool) -> None:
         del self._flying[number]
         now = self._loop.time()
         again: list[Entry] = []

@@ -177,5 +177,3 @@ async def pulling(
 
 async def _body(body: Any) -> None:
     """Stands for the handler that a pulled topic does not have."""
-
-

@@ -125,5 +125,3 @@ async def answer(core: Core, message: Message[Any], value: object, failure: str 
         ),
         timeout=10.0,
     )
-
-

@@ -95,11 +95,13 @@ class Router:
         check_knobs(knobs, where)
         if batch is not None and to is not None:
             raise ConfigurationError(f"{where}: batch= and to= exclude each other: publish from inside the handler")
-        if batch is not None and (not isinstance(batch, Batch) or batch.size < 1):
+        if batch is not None and batch.size < 1:
             raise ConfigurationError(f"{where}: batch is {batch!r}; expected Batch(size) with a size of 1 or more")
 
         def register(fn: Callable[..., Any]) -> Callable[..., Any]:
-            check_signature(fn, batch=batch is not None)
+            check_signature(
+                fn, where=where, schema=declared_topic.schema, batch=batch is not None, executor=knobs.get("executor")
+            )
             self._declared.append(
                 Declared(
                     topic=declared_topic,

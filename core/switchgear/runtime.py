@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, Misuse
 
@@ -37,12 +37,13 @@ async def serve(buses: Sequence[Bus], *, on_started: Callable[[], object] | None
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled, number)
-    started = [loop.create_future() for _ in buses]
+    started: list[asyncio.Future[None]] = [loop.create_future() for _ in buses]
     tasks = [loop.create_task(_one(bus, stop, begun)) for bus, begun in zip(buses, started, strict=True)]
     stopping = loop.create_task(stop.wait())
+    ready: asyncio.Future[Any] = asyncio.gather(*started)
     try:
-        ready = asyncio.gather(*started)
-        await asyncio.wait([ready, stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        waited: list[asyncio.Future[Any]] = [ready, stopping, *tasks]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if ready.done() and not stop.is_set():
             gc.collect()
             gc.freeze()  # what start-up made lives as long as the process: collections need not look at it again

@@ -125,7 +125,7 @@ class Individual:
             if self.done or self.other:
                 self.kick(len(self.done) + len(self.other))
             await self._wake
-            while self._running and (self.done or self.other):
+            while self.done or self.other:
                 try:
                     await self.flush()
                 except Unavailable as error:

@@ -16,6 +16,11 @@ ATTEMPT = 10.0  # seconds for one attempt to connect
 BACKOFF, BACKOFF_CAP = 0.1, 10.0  # seconds
 
 
+def said(error: BaseException) -> str:
+    """What an error says, or its name where it says nothing."""
+    return str(error) or type(error).__name__
+
+
 class Link:
     """The state of one transport's connection, shared by publisher and consumers."""
 
@@ -82,7 +87,7 @@ class Link:
                 self.error = error
                 pause = random.uniform(0.5, 1.0) * min(BACKOFF_CAP, BACKOFF * 2 ** min(failures, 10))
                 level = logging.WARNING if failures in (1, 10, 100) or failures % 1000 == 0 else logging.DEBUG
-                log.log(level, "cannot reach %s (attempt %d): %s", self._where, failures, error or "timeout")
+                log.log(level, "cannot reach %s (attempt %d): %s", self._where, failures, said(error))
                 await asyncio.sleep(pause)
                 continue
             except (Refused, ConfigurationError) as error:

@@ -16,7 +16,7 @@ def seconds(value: Seconds) -> float:
     """A duration in seconds. Raises ConfigurationError for what is no duration."""
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, float) or type(value) is int:
         return float(value)
     raise ConfigurationError(f"expected seconds as a number or a timedelta, got {value!r}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .clock import Clock
@@ -170,7 +170,9 @@ class Writer:
         try:
             key = self._key(value)
         except Exception as error:
-            raise CodecError(f"topic {self.topic.name!r}: key= failed for the value: {type(error).__name__}: {error}") from error
+            raise CodecError(
+                f"topic {self.topic.name!r}: key= failed for the value: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(key, str):
             raise CodecError(f"topic {self.topic.name!r}: key= returned {type(key).__name__}, expected str")
         return key.encode("utf-8", "surrogateescape")
@@ -201,4 +203,3 @@ class Writer:
             if len(self._places) < KEYS_REMEMBERED:
                 self._places[key] = place
         return place
-

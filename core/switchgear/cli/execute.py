@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 import typer
@@ -13,13 +15,15 @@ from switchgear.errors import ConfigurationError, SwitchgearError
 
 T = TypeVar("T")
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
 
 def execute(work: Coroutine[Any, Any, T]) -> T:
     """Run it; an error of ours becomes one line on stderr and an exit code, a bug keeps its traceback."""
     try:
-        return asyncio.run(work)
+        return asyncio.run(_cancelled_by_sigterm(work))
+    except asyncio.CancelledError:
+        raise typer.Exit(TERMINATED) from None
     except SwitchgearError as error:
         fail(error)
     except ExceptionGroup as group:
@@ -29,6 +33,15 @@ def execute(work: Coroutine[Any, Any, T]) -> T:
         fail(*_leaves(ours))
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    """SIGTERM unwinds the command as Ctrl-C does, so that temporary files and worker processes go with it."""
+    task = asyncio.current_task()
+    assert task is not None
+    with suppress(NotImplementedError):  # Windows
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def fail(*errors: SwitchgearError) -> NoReturn:

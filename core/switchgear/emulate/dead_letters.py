@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..driver import HeaderLimits, Outgoing, Registry
-from ..envelope import dead_letter
-from ..message import Message
-from ..names import parked_prefix, parked_row
-from ..reading import Reading
+from switchgear.driver import HeaderLimits, Outgoing, Registry
+from switchgear.envelope import dead_letter
+from switchgear.message import Message
+from switchgear.names import parked_prefix, parked_row
+from switchgear.reading import Reading
 
 PARKED = "parked"
 

@@ -9,9 +9,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from ..clock import Clock
-from ..driver import Fence, Registry
-from ..errors import Unavailable
+from switchgear.clock import Clock
+from switchgear.driver import Fence, Registry
+from switchgear.errors import Unavailable
 
 log = logging.getLogger("switchgear.lease")
 
@@ -76,12 +76,10 @@ class Lease:
             began = self._clock.monotonic()
             try:
                 async with asyncio.timeout(max(0.05, self.until - began)):
-                    renewed = await self._registry.write(
-                        self.row, self._member, expect=self._revision, ttl=self._ttl
-                    )
+                    renewed = await self._registry.write(self.row, self._member, expect=self._revision, ttl=self._ttl)
             except (Unavailable, TimeoutError) as error:
                 if self._clock.monotonic() >= self.until:
-                    log.warning("lost the lease %s: %s", self.row, error or "not renewed in time")
+                    log.warning("lost the lease %s: %s", self.row, str(error) or "not renewed in time")
                     break
                 continue
             if renewed is None:

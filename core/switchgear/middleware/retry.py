@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from ..knobs import Retry
+from switchgear.knobs import Retry
 
 
 def backoff(policy: Retry, attempt: int, draw: random.Random) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ..knobs import Handler
-from ..message import Message
+from switchgear.knobs import Handler
+from switchgear.message import Message
 
 
 def timeout(seconds: float) -> Any:

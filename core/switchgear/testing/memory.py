@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..bus import Bus
-from ..errors import Unsupported
-from ..message import Message
-from ..topic import Topic
-from ..units import Seconds, seconds
+from switchgear.bus import Bus
+from switchgear.errors import Unsupported
+from switchgear.message import Message
+from switchgear.topic import Topic
+from switchgear.units import Seconds, seconds
+
 from .clock import VirtualClock
 from .faults import Faults
 
@@ -78,7 +79,7 @@ class Trace:
 def in_memory(
     *buses: Bus,
     faults: Faults = Faults(),  # noqa: B008  (frozen)
-    depends: Mapping[Callable[..., Any], Callable[..., Any]] = {},  # noqa: B006  (only read)
+    depends: Mapping[Callable[..., Any], Callable[..., Any]] = {},
 ) -> AbstractAsyncContextManager[Trace]:
     """Serve these buses in memory, whatever URL they have, with a clock of the test's own.
 
