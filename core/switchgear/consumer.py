@@ -15,6 +15,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from msgspec import UNSET
@@ -593,16 +594,17 @@ class Consumer:
             self._wake_room()
             if len(batch) >= size or (batch and wait <= 0):
                 return batch
-            now = self._loop.time()
+            now = self._clock.monotonic()
             if batch and until is None:
                 until = now + wait
             if until is not None and now >= until:
                 return batch
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(waiter)
-            await asyncio.wait([waiter], timeout=None if until is None else until - now)
-            if not waiter.done():
-                waiter.cancel()
+            timer = None if until is None else self._clock.call_at(until, partial(_let_go, waiter))
+            await waiter
+            if timer is not None:
+                timer.cancel()
         for delivery in reversed(batch):  # stopping: nothing of it was handed over
             ready.appendleft(delivery)
         return []
@@ -1061,6 +1063,11 @@ class Consumer:
             if slot.task.done() and not slot.task.cancelled():
                 slot.task.exception()
         self._slots = []
+
+
+def _let_go(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _expire(room: asyncio.Future[bool]) -> None:
