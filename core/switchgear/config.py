@@ -267,8 +267,8 @@ def _checked(key: str, value: Any, origin: str) -> Any:
     try:
         return convert(value)
     except (ValueError, ConfigurationError):
-        shown = redact(value) if key == "url" and isinstance(value, str) else repr(value)
-        raise ConfigurationError(f"{origin}: {key} is {shown}; expected {expected}") from None
+        shown = redact(value) if key == "url" and isinstance(value, str) else value
+        raise ConfigurationError(f"{origin}: {key} is {shown!r}; expected {expected}") from None
 
 
 def _text(value: Any) -> str:

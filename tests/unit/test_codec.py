@@ -326,7 +326,7 @@ SECRET = "s3cret"
         (Any, None, b"[" * 100_000, "nested too deeply"),
         (Any, b"application/msgpack", b"\xc1", "body is not application/msgpack of Any"),
         (int, None, b"1" * 5000, "out of range"),
-        (Customer, None, b'{"name": "x", "years": "s3cret"}', r"Customer: Input should be a valid integer.* at `\$.years`"),
+        (Customer, None, b'{"name": "x", "years": "s3cret"}', r"Customer: Input should be.* at `\$.years`"),
         (list[Customer], None, b'[{"name": ["s3cret"]}, {}]', r"at `\$\[0\].name`, and 1 more"),
         (Customer, None, b"{s3cret", "of Customer: Invalid JSON"),
         (Customer, b"application/msgpack", b"\x81", "body is not application/msgpack of Customer"),
