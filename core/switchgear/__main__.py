@@ -1,0 +1,5 @@
+"""`python -m switchgear`: the command line."""
+
+from .cli import main
+
+main()
