@@ -40,7 +40,7 @@ async def serve(buses: Sequence[Bus], *, on_started: Callable[[], object] | None
     started: list[asyncio.Future[None]] = [loop.create_future() for _ in buses]
     tasks = [loop.create_task(_one(bus, stop, begun)) for bus, begun in zip(buses, started, strict=True)]
     stopping = loop.create_task(stop.wait())
-    ready: asyncio.Future[Any] = asyncio.gather(*started)
+    ready: asyncio.Future[Any] = loop.create_task(asyncio.wait(started))
     try:
         waited: list[asyncio.Future[Any]] = [ready, stopping, *tasks]
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
