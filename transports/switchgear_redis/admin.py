@@ -14,7 +14,7 @@ from switchgear.driver import Capabilities, Delivery, Drift, Headers, Resource, 
 from switchgear.errors import ConfigurationError, NotFound, Refused, Unsupported
 
 from . import entries, scripts
-from .stream import row_key, start_ids
+from .stream import GRAIN, row_key, start_ids
 from .tuning import Settings
 from .wire import Command, Wire, call, refusal, vanished
 
@@ -156,7 +156,7 @@ async def browse(wire: Wire, topic: str, start: Start, end: float | None) -> Asy
     newest = await wire.one("XREVRANGE", topic, "+", "-", "COUNT", 1)
     if not newest:
         return
-    to = newest[0][0].decode() if end is None else f"{int(end * 1000)}"
+    to = newest[0][0].decode() if end is None else f"{math.floor(end * 1000 + GRAIN)}"
     after = (await start_ids(wire, [topic], start))[0]
     while page := await wire.one("XRANGE", topic, f"({after}", to, "COUNT", PAGE):
         for id, fields in page:

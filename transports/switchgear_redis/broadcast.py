@@ -110,11 +110,10 @@ class BroadcastSource:
         if self._closed.is_set():
             return
         self._closed.set()
-        if self._line.id is not None and not self._idle.is_set():
-            with suppress(TransportError):
+        with suppress(TransportError, TimeoutError):
+            if self._line.id is not None and not self._idle.is_set():
                 await self._wire.one("CLIENT", "UNBLOCK", self._line.id)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(BLOCK):
-                    await self._idle.wait()
+            async with asyncio.timeout(BLOCK):
+                await self._idle.wait()
         await self._line.close()
         self._left(self)

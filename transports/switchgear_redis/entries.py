@@ -4,8 +4,8 @@ Our own entries have the fields `b` body, `h` headers (JSON text, `[["name", "va
 text is `["name", "…", "base64"]`), `t` content type, `k` key where there is one, `m` = 1 where a header concerns the
 core. Few fields in one order: Redis then stores each name once a block.
 
-An entry of somebody else's: a field `body`, `data`, `payload`, `message`, `value` or `b` (the first that is there) is
-the body, `content-type` its type, `key` its key, and all other fields are headers. Without such a field, the body is a
+An entry of somebody else's: a field `body`, `data`, `payload`, `message` or `b` (the first that is there) is the
+body, `content-type` its type, `key` its key, and all other fields are headers. Without such a field, the body is a
 JSON object of all fields, as text.
 """
 
@@ -22,7 +22,7 @@ from switchgear.driver import Delivery, Headers, Outgoing
 Fields: TypeAlias = list[bytes]
 """Names and values in turn, as Redis replies them."""
 
-BODIES = (b"body", b"data", b"payload", b"message", b"value", b"b")
+BODIES = (b"body", b"data", b"payload", b"message", b"b")
 TYPE, KEY = b"content-type", b"key"
 
 _encode = msgspec.json.Encoder().encode
@@ -51,7 +51,7 @@ def unpack(text: bytes) -> Headers:
     if not text:
         return []
     try:
-        return [(h[0], h[1].encode() if len(h) == 2 else b64decode(h[1])) for h in _decode(text)]
+        return [(h[0], h[1].encode() if len(h) == 2 else b64decode(h[1], validate=True)) for h in _decode(text)]
     except (msgspec.DecodeError, UnicodeDecodeError, IndexError, ValueError):
         return []
 
@@ -72,9 +72,9 @@ def deliver(
             continue  # trimmed
         token = id if alone else (topic, id)
         size = len(f)
-        if size == 8 and f[0] == b"b" and f[2] == b"h" and f[6] == b"k":
+        if size == 8 and f[0] == b"b" and f[2] == b"h" and f[4] == b"t" and f[6] == b"k":
             add(Delivery(topic, f[1], f[5] or None, f[7], lane, token, 1, until, fence, f, False))
-        elif size == 6 and f[0] == b"b" and f[2] == b"h":
+        elif size == 6 and f[0] == b"b" and f[2] == b"h" and f[4] == b"t":
             add(Delivery(topic, f[1], f[5] or None, None, lane, token, 1, until, fence, f, False))
         else:
             add(one(topic, lane, token, f, 1, until, fence))

@@ -17,7 +17,7 @@ from switchgear.errors import Lost, MaybeSent, Refused, TransportError, Unavaila
 
 from . import entries, scripts
 from .settling import Settler, returns
-from .stream import Stream, entry_id, entry_time, start_ids
+from .stream import LAST, Stream, entry_id, entry_time, start_ids
 from .tuning import Settings
 from .wire import Command, Wire, call, refusal, vanished
 
@@ -46,7 +46,7 @@ class GroupSource:
         self.trimmed = self._settler.trimmed
         self._alone = len(subscription.topics) == 1 and None in subscription.topics.values()
         self._time = asyncio.get_running_loop().time
-        self._tend_at = self._trim_at = self._due_at = 0.0
+        self._tend_at = self._trim_at = self._due_at = self._touch_at = 0.0
         self._turn = 0
         self._blocked_until = 0.0  # 0: no read is blocking
         self._idle = asyncio.Event()
@@ -73,15 +73,15 @@ class GroupSource:
 
     async def _create(self, topics: Sequence[str], at: Mapping[str, str] | None = None) -> list[str]:
         """Make the groups that are missing, and return the ids after which they begin."""
-        wire, now = self._wire, self._wire.soon()
+        wire = self._wire
+        if not topics:
+            return []
         if at is None:
             start = await start_ids(wire, topics, self._subscription.start)
         else:
             start = [at[name] for name in topics]
-        for reply in await wire.ask(
-            [("XGROUP", "CREATE", name, self._group, id, "MKSTREAM") for name, id in zip(topics, start, strict=True)],
-            now,
-        ):
+        made = [("XGROUP", "CREATE", name, self._group, id, "MKSTREAM") for name, id in zip(topics, start, strict=True)]
+        for reply in await wire.ask(made, wire.soon()):
             if isinstance(reply, ResponseError) and "BUSYGROUP" not in str(reply):
                 raise refusal(wire.address, reply) from reply
         return start
@@ -111,10 +111,11 @@ class GroupSource:
 
     async def _receive(self, limit: int, held: Collection[str]) -> list[Delivery]:
         now = self._time()
+        if limit <= 0:
+            await self._touch(now)
+            return []
         if now >= self._tend_at and (out := await self._tend(limit)):
             return out
-        if limit <= 0:
-            return []
         streams = [s for s in self._streams.values() if not s.lost and not (s.fence and s.lane in held)]
         late = [s for s in streams if s.cursor is not None]
         if late:
@@ -138,11 +139,11 @@ class GroupSource:
     async def _read(self, streams: Sequence[Stream], count: int) -> list[Delivery]:
         now = self._time()
         wait = max(min(now + BLOCK, self._due_at, self._tend_at) - now, 0.001)
-        names = [s.name for s in streams]
+        reading = {s.name: s for s in streams}
         commands: list[Command] = [
             (
-                "XREADGROUP", "GROUP", self._group, self._member, "COUNT", count, "BLOCK", int(wait * 1000) or 1,
-                "STREAMS", *names, *[">"] * len(names),
+                "XREADGROUP", "GROUP", self._group, self._member, "COUNT", count, "BLOCK", math.ceil(wait * 1000),
+                "STREAMS", *reading, *[">"] * len(reading),
             )
         ]  # fmt: skip
         leased = [s for s in streams if s.fence]
@@ -161,9 +162,9 @@ class GroupSource:
         out: list[Delivery] = []
         for raw, found in replies[0] or ():
             name = raw.decode()
-            stream = self._streams.get(name)
-            if stream is None or states.get(name, 1) != 1:
-                continue  # what was read stays pending, for whoever holds the lease
+            stream = reading[name]
+            if self._streams.get(name) is not stream or states.get(name, 1) != 1:
+                continue  # assigned anew or taken away: what was read stays pending, for whoever holds the lease
             stream.last = found[-1][0].decode()
             until = math.inf if stream.fence else now + self._subscription.lease
             entries.deliver(
@@ -193,7 +194,7 @@ class GroupSource:
             await self._revoked([stream.lane], True)
 
     async def _script(self, commands: Sequence[Command]) -> list[Any]:
-        replies = await self._wire.ask(commands, self._wire.soon())
+        replies = await self._wire.ask(commands, self._wire.soon()) if commands else []
         for reply in replies:
             if isinstance(reply, ResponseError):
                 await self._raise(reply)
@@ -244,49 +245,47 @@ class GroupSource:
             call(scripts.DUE, (s.name, s.waiting, s.row), self._group, self._member, count, s.revision or "")
             for s in streams
         ]
-        for stream, reply in zip(streams, await self._script(commands) if commands else (), strict=True):
+        for stream, reply in zip(streams, await self._script(commands), strict=True):
             self._take(stream, reply, now + self._subscription.lease, out)
             if reply[2] >= 0:
                 self._due_at = min(self._due_at, now + reply[2] / 1000)
         return out
 
     async def _tend(self, limit: int) -> list[Delivery]:
-        """Take over from dead members, now and then trim; shows that this member lives."""
+        """Take over from dead members, and now and then trim."""
         now, lease = self._time(), self._subscription.lease
-        self._tend_at = now + min(max(lease / 4, 0.05), BLOCK)
+        self._tend_at = now + max(lease / 4, 0.05)
         streams = [s for s in self._streams.values() if not s.lost]
-        count = min(max(limit, 0), PAGE)
-        commands: list[Command] = []
-        for s in streams:
-            prefix, room = scripts.lapsed(s.name, self._group), 0 if s.fence else count
-            commands.append(
-                call(
-                    scripts.REAP, (s.name, s.waiting), self._group, self._member, int(lease * 1000), room, prefix,
-                    EMPTY_MEMBER,
-                )
-            )  # fmt: skip
-        trims: list[Command] = []
-        if now >= self._trim_at:
+        count = min(max(limit // max(len(streams), 1), 1), PAGE)
+        commands = [
+            call(
+                scripts.REAP, (s.name, s.waiting), self._group, self._member, int(lease * 1000),
+                0 if s.fence else count, scripts.lapsed(s.name, self._group), EMPTY_MEMBER,
+            )
+            for s in streams
+        ]  # fmt: skip
+        if trim := now >= self._trim_at:
             self._trim_at = now + TRIM_EVERY
-            trims = [call(scripts.TRIM, (s.name,), self._settings.tuning.keep) for s in streams]
-        touch: list[Command] = []
-        if limit <= 0:  # a read of nothing: others see that this member is alive
-            end = "18446744073709551615-18446744073709551615"
-            touch = [
-                ("XREADGROUP", "GROUP", self._group, self._member, "COUNT", 1, "STREAMS", s.name, end) for s in streams
-            ]
+            commands += [call(scripts.TRIM, (s.name,), self._settings.tuning.keep) for s in streams]
         out: list[Delivery] = []
-        if not streams:
-            return out
-        replies = await self._script([*commands, *trims, *touch])
+        replies = await self._script(commands)
         for stream, reply in zip(streams, replies, strict=False):
             self._take(stream, reply, now + lease, out)
-            if len(reply[0]) >= count > 0:
+            if len(reply[0]) >= count:
                 self._tend_at = 0.0  # there may be more
-        for stream, reply in zip(streams, replies[len(commands) :] if trims else (), strict=False):
-            if reply:
-                self.trimmed[stream.name] = self.trimmed.get(stream.name, 0) + reply
+        for stream, lost in zip(streams, replies[len(streams) :] if trim else (), strict=False):
+            if lost:
+                self.trimmed[stream.name] = self.trimmed.get(stream.name, 0) + lost
         return out
+
+    async def _touch(self, now: float) -> None:
+        """Without room to read: a read of nothing, by which others see that this member is alive."""
+        if now < self._touch_at:
+            return
+        self._touch_at = now + BLOCK
+        nothing = f"{LAST}-0"  # not the very last id: inside Redis that one means ">"
+        touch = ("XREADGROUP", "GROUP", self._group, self._member, "COUNT", 1, "STREAMS")
+        await self._script([(*touch, name, nothing) for name in self._streams])
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         """Carry out verdicts. Raises Unavailable: settle again."""
@@ -317,28 +316,30 @@ class GroupSource:
 
     # ---- leaving ----------------------------------------------------------------------------------------------------
 
-    async def _unblock(self) -> None:
-        """End a blocking read now. It would end by itself within a second, so a user without the right may go on."""
+    async def _unblock(self, deadline: float | None = None) -> None:
+        """End a blocking read now; a user without the right to may go on, since it ends by itself within a second."""
         if self._line.id is not None and self._blocked_until:
             with suppress(TransportError):
-                await self._wire.one("CLIENT", "UNBLOCK", self._line.id)
+                await self._wire.one("CLIENT", "UNBLOCK", self._line.id, deadline=deadline)
 
     async def close(self) -> None:
-        """Give back what is unsettled and leave; bounded by the time that one answer may take, three times."""
+        """Give back what is unsettled and leave; bounded by the time that one answer may take, and a second."""
         if self._closed.is_set():
             return
         self._closed.set()
-        await self._unblock()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(BLOCK):
-                await self._idle.wait()
-        await self._line.close()
+        deadline = self._wire.soon()
         try:
+            await self._unblock(deadline)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BLOCK):
+                    await self._idle.wait()
             for stream in self._known.values():
                 command = call(scripts.LEAVE, (stream.name, stream.waiting), self._group, self._member, PAGE)
                 with suppress(Refused):
-                    while await self._wire.one(*command):
+                    while await self._wire.one(*command, deadline=deadline):
                         pass
         except TransportError:
             pass  # unreachable: the others take over after the lease
-        self._left(self)
+        finally:
+            await self._line.close()
+            self._left(self)

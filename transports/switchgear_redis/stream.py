@@ -13,6 +13,7 @@ from . import scripts
 from .wire import Wire, refusal
 
 FIRST, LAST = "0-0", "18446744073709551615"
+GRAIN = 0.001  # ms: less than what an id tells, more than what a float of seconds loses
 
 
 class Stream:
@@ -51,7 +52,7 @@ def entry_time(delivery: Delivery) -> float:
 async def start_ids(wire: Wire, topics: Sequence[str], start: Start) -> list[str]:
     """The ids after which a new group, or a reader without one, begins."""
     if isinstance(start, int | float):
-        return [f"{max(math.ceil(start * 1000) - 1, 0)}-{LAST}"] * len(topics)
+        return [f"{max(math.ceil(start * 1000 - GRAIN) - 1, 0)}-{LAST}"] * len(topics)
     if start == "earliest":
         return [FIRST] * len(topics)
     out: list[str] = []

@@ -216,8 +216,7 @@ class RedisTransport:
 
     async def close(self) -> None:
         """Leave every group and close every connection."""
-        for source in list(self._sources):
-            await source.close()
+        await asyncio.gather(*(source.close() for source in list(self._sources)))
         wire, self._open = self._open, None
         if wire is not None:
             await wire.close()

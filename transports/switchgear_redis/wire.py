@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, cast
 
@@ -140,7 +141,8 @@ class Wire:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._pool.disconnect()
+        with suppress(client.RedisError, OSError):
+            await self._pool.disconnect()
 
 
 class Line:
@@ -166,7 +168,8 @@ class Line:
     async def close(self) -> None:
         """Disconnect; a read that blocks ends with an error."""
         self.id = None
-        await self._connection.disconnect()
+        with suppress(client.RedisError, OSError):
+            await self._connection.disconnect()
 
 
 class _Mapping:
