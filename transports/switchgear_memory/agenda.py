@@ -9,17 +9,18 @@ from switchgear.clock import Clock, Timer
 
 
 class Agenda:
-    """Calls functions at instants of the clock; each can be given up until then."""
+    """Calls functions at instants of a scale of the clock; each can be given up until then."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, now: Callable[[], float]) -> None:
+        """`now` is the scale: `clock.monotonic` or `clock.now`."""
+        self._clock, self._now = clock, now
         self._heap: list[tuple[float, int]] = []
         self._actions: dict[int, Callable[[], None]] = {}
         self._count = 0
         self._timer: Timer | None = None
 
     def at(self, when: float, action: Callable[[], None]) -> int:
-        """Call `action` when `clock.monotonic()` has reached `when`; equal instants in the order of the calls."""
+        """Call `action` when `now()` has reached `when`; equal instants in the order of the calls."""
         self._count += 1
         heappush(self._heap, (when, self._count))
         self._actions[self._count] = action
@@ -38,7 +39,7 @@ class Agenda:
 
     def run(self, limit: int) -> float | None:
         """Make up to `limit` calls that are due; seconds to the next (0: more are due), None when nothing waits."""
-        heap, now = self._heap, self._clock.monotonic()
+        heap, now = self._heap, self._now()
         while heap:
             when, handle = heap[0]
             if handle not in self._actions:
@@ -66,7 +67,8 @@ class Agenda:
             self._timer.cancel()
             self._timer = None
         if self._heap:
-            self._timer = self._clock.call_at(self._heap[0][0], self._due)
+            wait = self._heap[0][0] - self._now()
+            self._timer = self._clock.call_at(self._clock.monotonic() + wait, self._due)
 
     def _due(self) -> None:
         self._timer = None

@@ -71,12 +71,13 @@ class Broker:
         self.loop = asyncio.get_running_loop()
         self.users = 0
         self.topics: dict[str, Topic] = {}
-        self.agenda = Agenda(clock)
+        self.retries = Agenda(clock, clock.monotonic)
+        self.delayed = Agenda(clock, clock.now)
         self.position = count(1).__next__
         self.number = count(1).__next__
         self.rows: dict[str, tuple[Row, float]] = {}
         self.revision = count(1).__next__
-        self._delayed: dict[tuple[str, str], list[int]] = {}
+        self._handles: dict[tuple[str, str], list[int]] = {}
 
     def topic(self, name: str) -> Topic:
         """The topic of this name, made if need be."""
@@ -98,24 +99,23 @@ class Broker:
 
     def delay(self, message: Outgoing, due: float) -> None:
         """Store a message at a unix time; until then `cancel` can take it back."""
-        when = self.clock.monotonic() + due - self.clock.now()
         if message.dedup is None:
-            self.agenda.at(when, partial(self.store, message))
+            self.delayed.at(due, partial(self.store, message))
             return
         name = message.topic, message.dedup
-        self._delayed.setdefault(name, []).append(self.agenda.at(when, partial(self._fall_due, name, message)))
+        self._handles.setdefault(name, []).append(self.delayed.at(due, partial(self._fall_due, name, message)))
 
     def cancel(self, topic: str, dedup: str) -> bool:
         """Take back what was delayed under this token."""
-        handles = self._delayed.pop((topic, dedup), ())
-        return sum(self.agenda.cancel(handle) for handle in handles) > 0
+        handles = self._handles.pop((topic, dedup), ())
+        return sum(self.delayed.cancel(handle) for handle in handles) > 0
 
     def _fall_due(self, name: tuple[str, str], message: Outgoing) -> None:
-        handles = self._delayed.get(name, [])
+        handles = self._handles.get(name, [])
         if len(handles) > 1:
             handles.pop(0)
         else:
-            self._delayed.pop(name, None)
+            self._handles.pop(name, None)
         self.store(message)
 
     def group(self, topic: str, name: str, order: Order, start: Start) -> Group:
@@ -124,7 +124,7 @@ class Broker:
         group = place.groups.get(name)
         if group is None:
             kept = place.kept(start)
-            group = place.add(Group(topic, name, order, self.agenda), shared=True)
+            group = place.add(Group(topic, name, order, self.retries), shared=True)
             group.replace(kept)
         return group
 
@@ -132,7 +132,7 @@ class Broker:
         """A reader that shares with nobody."""
         place = self.topic(topic)
         kept = place.kept(start)
-        group = place.add(Group(topic, "", order, self.agenda), shared=False)
+        group = place.add(Group(topic, "", order, self.retries), shared=False)
         group.replace(kept)
         return group
 
@@ -173,7 +173,8 @@ class Brokers:
         """One user less; the last one takes the broker and its messages along."""
         broker.users -= 1
         if not broker.users:
-            broker.agenda.clear()
+            broker.retries.clear()
+            broker.delayed.clear()
             if self._open.get(broker.name) is broker:
                 del self._open[broker.name]
 

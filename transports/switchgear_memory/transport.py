@@ -119,6 +119,7 @@ class MemoryTransport:
                 self._waits.discard(turn)
                 topic.senders.remove(turn)
             if self._broker is None:
+                broker.loop.call_soon(topic.let_in)
                 return NotSent(f"topic {topic.name!r}: memory://{self._name} was closed while this waited for room")
             full = topic.full(self._capacity)
             if full and broker.clock.monotonic() >= deadline:
@@ -165,7 +166,7 @@ class MemoryTransport:
 
     async def promote(self, limit: int) -> float | None:
         """Scheduling: move what is due; a timer does so too."""
-        return self._open().agenda.run(limit)
+        return self._open().delayed.run(limit)
 
     async def cancel(self, topic: str, dedup: str) -> bool:
         """Scheduling: take back what is not due yet."""
