@@ -74,10 +74,10 @@ class VirtualClock:
         while True:
             while self._alarms and self._alarms[0][2].cancelled:
                 heapq.heappop(self._alarms)
-            if not self._alarms or self._alarms[0][0] - self._start > target:
+            if not self._alarms or self._alarms[0][0] - self._start > target + ROUNDING:
                 break
             self._passed = max(self._passed, self._alarms[0][0] - self._start)
             self._fire()
             await settle()
-        self._passed = target
+        self._passed = max(self._passed, target)
         await settle()
