@@ -141,7 +141,7 @@ class Broker:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
-                env={**os.environ, **self.recipe.environment}, preexec_fn=_die_with_parent(),  # noqa: PLW1509 (it makes one system call and takes no lock)
+                env={**os.environ, **self.recipe.environment}, preexec_fn=die_with_parent(),  # noqa: PLW1509 (it makes one system call and takes no lock)
             )  # fmt: skip
 
     def _wait_ready(self) -> None:
@@ -202,7 +202,7 @@ def refuse_busy(port: int) -> None:
             raise BrokerFailed(f"port {port} is in use by another process")
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent() -> Callable[[], None] | None:
     """For the child: be killed when this process ends, however it ends. On Linux; elsewhere `atexit` has to do."""
     if not sys.platform.startswith("linux"):
         return None

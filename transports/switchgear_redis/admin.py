@@ -165,6 +165,13 @@ async def browse(wire: Wire, topic: str, start: Start, end: float | None) -> Asy
         after = page[-1][0].decode()
 
 
+async def create_group(wire: Wire, topic: str, group: str, after: str) -> None:
+    """Make the group, and the stream where it is missing; another process may be doing the same at this moment."""
+    reply = (await wire.ask([("XGROUP", "CREATE", topic, group, after, "MKSTREAM")], wire.soon()))[0]
+    if isinstance(reply, ResponseError) and "BUSYGROUP" not in str(reply):
+        raise refusal(wire.address, reply) from reply
+
+
 async def provision(wire: Wire, wanted: Sequence[Resource], apply: bool) -> list[Drift]:
     """Differences; with `apply` they are mended. Raises ConfigurationError for a group without a topic."""
     drifts: list[Drift] = []
@@ -178,7 +185,7 @@ async def provision(wire: Wire, wanted: Sequence[Resource], apply: bool) -> list
                 drifts.append(Drift(resource=r, field="exists", wanted=True, found=False, applied=apply))
                 if apply:
                     id = (await start_ids(wire, [topic], r.start))[0]
-                    await wire.one("XGROUP", "CREATE", topic, r.name, id, "MKSTREAM")
+                    await create_group(wire, topic, r.name, id)
             continue
         kind = await wire.one("TYPE", topic)
         if kind not in (b"none", b"stream"):
@@ -186,7 +193,7 @@ async def provision(wire: Wire, wanted: Sequence[Resource], apply: bool) -> list
         if kind == b"none":
             drifts.append(Drift(resource=r, field="exists", wanted=True, found=False, applied=apply))
             if apply:  # an empty stream is what remains of a group that was the first
-                await wire.one("XGROUP", "CREATE", topic, "switchgear:provision", "$", "MKSTREAM")
+                await create_group(wire, topic, "switchgear:provision", "$")
                 await wire.one("XGROUP", "DESTROY", topic, "switchgear:provision")
         stored = await wire.one("HGET", scripts.settings(topic), "retention")
         found = None if stored is None else float(stored)
