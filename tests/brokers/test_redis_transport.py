@@ -130,8 +130,10 @@ async def test_round_trip(transport: RedisTransport, topic: str) -> None:
     source = await member(transport, topic)
     got = await take(source, 3)
     assert [(d.body, d.media, d.key, d.marked, d.deliveries, d.lane) for d in got] == [
-        (b"\x00\xff", b"x/y", b"\x00k", False, 1, ""), (b"", None, b"", True, 1, ""), (b"plain", None, None, False, 1, ""),
-    ]  # fmt: skip
+        (b"\x00\xff", b"x/y", b"\x00k", False, 1, ""),
+        (b"", None, b"", True, 1, ""),
+        (b"plain", None, None, False, 1, ""),
+    ]
     assert [source.headers(d) for d in got] == [[("a", b"1"), ("a", b"\xff")], [], []]
     assert all(began - 5 < source.time(d) < time.time() + 5 for d in got)
     assert got[0].until == pytest.approx(soon(30), abs=3)

@@ -23,7 +23,7 @@ class Stream:
         self.name, self.fence = name, fence
         self.revision = fence.revision if fence else 0
         self.lane = f"{name}#{fence.revision}" if fence else ""
-        self.row = row_key(fence.row) if fence else ""
+        self.row = row_key(fence.row) if fence else name  # a script's key has to be one that the user may touch
         self.waiting = scripts.waiting(name, group)
         self.last = last
         """The id up to which this member has read."""

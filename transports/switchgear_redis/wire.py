@@ -78,13 +78,16 @@ def failure(address: str, error: Exception, sent: bool) -> SwitchgearError:
         if isinstance(seen, ssl.SSLError) and seen.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
             return ConfigurationError(f"{address}: the server speaks no TLS there: write redis://, or its TLS port")
         seen = seen.__cause__ or seen.__context__
+    if "Invalid Database" in str(error) or "DB index" in str(error):
+        return ConfigurationError(f"{address}: no such database; its number is the path of the URL")
     if isinstance(error, client.ResponseError | client.AuthenticationError | client.BusyLoadingError):
         return refusal(address, error)
-    if "Invalid Database" in str(error):
-        return ConfigurationError(f"{address}: no such database; its number is the path of the URL")
     if sent:
         return MaybeSent(f"{address}: the connection was lost before the answer came ({str(error) or 'timeout'})")
-    return Unavailable(f"{address} cannot be reached: {str(error) or 'no answer in time'}")
+    if isinstance(error, TimeoutError | client.TimeoutError):
+        hint = "; does that port speak TLS?" if address.startswith("rediss:") else ""
+        return Unavailable(f"{address} cannot be reached: no answer in time{hint}")
+    return Unavailable(f"{address} cannot be reached: {error}")
 
 
 def vanished(reply: client.ResponseError) -> bool:
