@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from os import PathLike
@@ -314,11 +314,11 @@ class Bus(Router):
         core = self._open
         if core is None or core.loop is not asyncio.get_running_loop():
             core = self._running()
-        writer = core.writers.get(topic)
-        if writer is None or options or handling.get() is not None:
+        writer, publisher = core.writers.get(topic), core.publisher
+        if writer is None or publisher is None or options or core.queued or handling.get() is not None:
             return await self._publish(core, topic, value, options)
-        out = writer.plain(value)
         if core.immediate:
+            out = writer.plain(value)
             (error,) = await core.transport.send((out,), core.time() + PUBLISH)
             if error is not None:
                 raise error
@@ -326,44 +326,45 @@ class Bus(Router):
             if self._inline >= YIELD_EVERY:  # a transport that never waits must not starve the loop
                 self._inline = 0
                 await asyncio.sleep(0)
+        elif publisher.full() or not core.link.up:
+            return await self._publish(core, topic, value, options)
         else:
-            deadline = core.time() + PUBLISH
-            publisher = core.publisher
-            if publisher is None or publisher.full() or not core.link.up:
-                publisher = await self._room(core, deadline)
-            await publisher.put(out, writer.chain(out), deadline)
+            out = writer.plain(value)
+            await publisher.put(out, writer.chain(out), core.time() + PUBLISH)
         if core.watched:
             self._told(core, writer, out, value)
         return out.dedup  # type: ignore[return-value]
 
     async def _publish(self, core: Core, topic: Topic[Any] | str, value: object, options: PublishOptions) -> str:
+        """Publish what may have to wait, or has options."""
         timeout = seconds(options["timeout"]) if "timeout" in options else PUBLISH
         deadline = core.loop.time() + timeout
-        writer = await core.writer(topic, deadline)
-        parent = handling.get()
-        out = writer.message(value, options, parent if parent is not None and parent._reading is not None else None)
-        await self._store(core, writer, out, deadline, again=options.get("retry_indeterminate", True))
+        await core.enter(deadline)
+        try:
+            writer = await core.writer(topic, deadline)
+            parent = handling.get()
+            out = writer.message(value, options, parent if parent is not None and parent._reading is not None else None)
+            stored = await self._hand_over(core, writer, out, deadline, options.get("retry_indeterminate", True))
+        finally:
+            core.leave()
+        await stored
+        if out.due is not None:
+            core.due_soon()
         if core.watched:
             self._told(core, writer, out, value)
         assert out.dedup is not None
         return out.dedup
 
-    async def _store(self, core: Core, writer: Writer, out: Outgoing, deadline: float, *, again: bool = True) -> None:
+    async def _hand_over(
+        self, core: Core, writer: Writer, out: Outgoing, deadline: float, again: bool = True
+    ) -> Awaitable[None]:
+        """Wait until the publisher takes it; what is returned ends when the broker has stored it."""
         publisher = await core.connected(deadline)
         if publisher.immediate:
-            await publisher.send_now(out, deadline)
-        else:
-            if publisher.full():
-                await publisher.room(deadline)
-            await publisher.put(out, writer.chain(out), deadline, again)
-        if out.due is not None:
-            core.due_soon()
-
-    async def _room(self, core: Core, deadline: float) -> Publisher:
-        publisher = await core.connected(deadline)
+            return publisher.send_now(out, deadline)
         if publisher.full():
             await publisher.room(deadline)
-        return publisher
+        return publisher.put(out, writer.chain(out), deadline, again)
 
     def _told(self, core: Core, writer: Writer, out: Outgoing, value: object) -> None:
         core.count("published", writer.topic.name, None, 1)
@@ -391,7 +392,12 @@ class Bus(Router):
         """
         core = self._running()
         within = seconds(timeout)
-        writer = await core.writer(topic, core.loop.time() + within)
+        deadline = core.loop.time() + within
+        await core.enter(deadline)
+        try:
+            writer = await core.writer(topic, deadline)
+        finally:
+            core.leave()
         parent = handling.get()
         parent = parent if parent is not None and parent._reading is not None else None
         results: list[Any] = []
@@ -412,15 +418,17 @@ class Bus(Router):
             out = writer.message(value, options, parent)
             results.append(out.dedup)
             try:
-                publisher = await core.connected(deadline)
-                if publisher.immediate:
-                    await publisher.send_now(out, deadline)
+                await core.enter(deadline)
+                try:
+                    stored = await self._hand_over(core, writer, out, deadline)
+                finally:
+                    core.leave()
+                if isinstance(stored, asyncio.Future):
+                    waiting.append((at, stored))
+                else:
+                    await stored
                     if at % YIELD_EVERY == YIELD_EVERY - 1:
                         await asyncio.sleep(0)
-                else:
-                    if publisher.full():
-                        await publisher.room(deadline)
-                    waiting.append((at, publisher.put(out, writer.chain(out), deadline)))
             except TransportError as error:
                 results[at] = error
             else:
@@ -455,7 +463,12 @@ class Bus(Router):
         assert out.dedup is not None
         replies.expect(out.dedup)
         try:
-            await self._store(core, writer, out, deadline)
+            await core.enter(deadline)
+            try:
+                stored = await self._hand_over(core, writer, out, deadline)
+            finally:
+                core.leave()
+            await stored
             if core.watched:
                 self._told(core, writer, out, value)
             answer: R = await replies.wait(out.dedup, reply, max(0.0, deadline - core.loop.time()), writer.topic.name)

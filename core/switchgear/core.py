@@ -15,7 +15,7 @@ from .config import Config, Settings, merge, resolve
 from .consumer import Consumer
 from .driver import Clocked, Order, Outgoing, Provisioner, Resource, Scheduling, Transport
 from .envelope import Stamp
-from .errors import ConfigurationError, Misuse, SwitchgearError, TransportError, Unavailable
+from .errors import ConfigurationError, Misuse, NotSent, SwitchgearError, TransportError, Unavailable
 from .guarantees import Need, negotiate, refuse
 from .handlers import body_schema, compile_batch, compile_handler
 from .health import Health
@@ -96,6 +96,9 @@ class Core:
         self._due_soon = asyncio.Event()
         self._logical: dict[str, str] = {}
         self._publish_lock = asyncio.Lock()
+        self.queued = 0
+        """Publishes that wait for their turn, or have it: a later one that went past them could overtake its key."""
+        self._turn = asyncio.Lock()
 
     # ---- life -----------------------------------------------------------------------------------------------------
 
@@ -213,6 +216,27 @@ class Core:
     def private_writer(self, topic: Topic[Any]) -> Writer:
         """For an internal topic (`sg.…`): unordered, without a plan."""
         return self._writer(topic, Plan(topic.name, Order.NONE, 1, (self.physical(topic.name),)))
+
+    async def enter(self, deadline: float) -> None:
+        """Wait until all earlier publishes are with the publisher; `leave` lets the next one. Raises at the deadline."""
+        self.queued += 1
+        if self.queued == 1:
+            await self._turn.acquire()  # at once
+            return
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._turn.acquire()
+        except BaseException as error:
+            self.queued -= 1
+            if not isinstance(error, TimeoutError):
+                raise
+            if not self.link.up:
+                raise self.link.unavailable() from None
+            raise NotSent("the timeout passed while earlier messages waited for room in the publish buffer") from None
+
+    def leave(self) -> None:
+        self.queued -= 1
+        self._turn.release()
 
     async def emit(self, out: Outgoing, timeout: float | None = None, chained: tuple[str, bytes] | None = None) -> None:
         """Store one message through the publisher. Raises TransportError."""

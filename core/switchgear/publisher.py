@@ -1,13 +1,15 @@
 """Sending: messages of one loop tick, or of the batch in flight, leave together; per key in order; bounded; retried.
 
-The buffer is bounded in messages and bytes: past the bound `publish` waits. What a broker certainly did not store is
-sent again inside its deadline, and what it may have stored too unless the caller said otherwise.
+The buffer holds nothing but messages whose publisher waits for them, so that it is bounded by their number;
+`publish_many`, which puts in many before it waits, asks for room first. What a broker certainly did not store is sent
+again inside its deadline, and what it may have stored too unless the caller said otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -15,8 +17,8 @@ from collections.abc import Sequence
 import msgspec
 
 from .driver import Outgoing, Transport
-from .errors import MaybeSent, NotSent, Refused, TransportError, Unavailable
-from .supervision import Link
+from .errors import MaybeSent, NotSent, TransportError, Unavailable
+from .supervision import Link, again
 
 log = logging.getLogger("switchgear.publisher")
 
@@ -25,6 +27,13 @@ CAPACITY_BYTES = 64 << 20
 LOOKAHEAD = 4  # batches that are searched for messages whose key is not in flight
 OVERHEAD = 256  # bytes that headers and bookkeeping of a buffered message cost, roughly
 BACKOFF, BACKOFF_CAP = 0.05, 2.0  # seconds
+SWEEP = 0.01  # seconds between passes over the buffer for deadlines, at the least
+END = 1.0  # seconds that a cancelled send may take to end
+
+
+def weight(out: Outgoing) -> int:
+    """Bytes of a message's headers, for those that may have long ones."""
+    return sum(len(name) + len(value) for name, value in out.headers)
 
 
 class Entry(msgspec.Struct, gc=False, eq=False):
@@ -63,11 +72,13 @@ class Publisher:
         self._room: deque[asyncio.Future[None]] = deque()
         self._scheduled = False
         self._failures = 0
-        self._paused = False
+        self._paused: asyncio.TimerHandle | None = None
+        """Set while what failed waits for its next try, and all else behind it."""
         self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
-        self._empty: asyncio.Future[None] | None = None
-        link.on_change(self._resume)
+        self._alarm_at = math.inf
+        self._not_before = 0.0
+        link.on_change(self._schedule)
 
     # ---- taking messages in ---------------------------------------------------------------------------------------
 
@@ -75,8 +86,10 @@ class Publisher:
         return len(self._buffer) >= CAPACITY or self._bytes >= CAPACITY_BYTES
 
     async def room(self, deadline: float) -> None:
-        """Wait until the buffer has room. Raises NotSent (or Unavailable) at the deadline."""
+        """Wait until the buffer has room. Raises NotSent (or Unavailable) at the deadline, or when the bus closes."""
         while self.full():
+            if self._closed:
+                raise NotSent("the bus was closed before the publish buffer had room")
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._room.append(waiter)
             try:
@@ -91,19 +104,20 @@ class Publisher:
                 ) from None
 
     def put(
-        self, out: Outgoing, chain: tuple[str, bytes] | None, deadline: float, again: bool = True
+        self, out: Outgoing, chain: tuple[str, bytes] | None, deadline: float, again: bool = True, extra: int = 0
     ) -> asyncio.Future[None]:
-        """Buffer one message; the future resolves when the broker has stored it."""
+        """Buffer one message; the future resolves when the broker has stored it. `extra`: bytes of long headers."""
         future = self._loop.create_future()
-        body = out.body
-        size = OVERHEAD + (len(body) if body is not None else 0)
+        body, key = out.body, out.key
+        size = OVERHEAD + extra + (len(body) if body is not None else 0)
+        if key is not None:
+            size += 2 * len(key)  # as key and as an attribute
         self._buffer.append(Entry(out, future, deadline, chain, again, size))
         self._bytes += size
-        if not self._scheduled and len(self._flying) < self._sends and not self._paused:
+        if not self._scheduled and len(self._flying) < self._sends and self._paused is None:
             self._scheduled = True
             self._loop.call_soon(self._flush)
-        alarm = self._alarm
-        if alarm is None or deadline < alarm.when():
+        if deadline < self._alarm_at:
             self._arm(deadline)
         return future
 
@@ -115,14 +129,21 @@ class Publisher:
 
     # ---- sending --------------------------------------------------------------------------------------------------
 
+    def _schedule(self) -> None:
+        if self._buffer and not self._scheduled and self._paused is None:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         self._scheduled = False
-        while self._buffer and len(self._flying) < self._sends and not self._paused:
+        while self._buffer and len(self._flying) < self._sends and self._paused is None and not self._closed:
             if not self._link.up:
                 if self._link.terminal is not None:
                     self._fail_all()
-                return  # the link calls _resume
+                return  # the link tells when it is there again
             batch = self._take()
+            if self._room:
+                self._make_room()
             if not batch:
                 return
             number = id(batch)
@@ -134,10 +155,10 @@ class Publisher:
     def _fail_all(self) -> None:
         """Connecting is pointless: say so to everyone who waits."""
         for entry in self._buffer:
+            self._bytes -= entry.size
             if not entry.future.done():
                 entry.future.set_exception(self._outcome(entry, flying=False))
         self._buffer.clear()
-        self._bytes = 0
         self._make_room()
 
     def _take(self) -> list[Entry]:
@@ -153,21 +174,21 @@ class Publisher:
         looked = 0
         while buffer and len(batch) < limit and looked < limit * LOOKAHEAD:
             entry = buffer.popleft()
-            looked += 1
             if entry.future.done():  # cancelled, or its deadline passed
                 self._bytes -= entry.size
                 continue
+            looked += 1
             name = entry.chain
-            if name is not None:
-                if name in busy or name in blocked or (careful and name in mine):
-                    blocked.add(name)
-                    aside.append(entry)
-                    continue
-                mine.add(name)
+            if name is not None and (name in busy or name in blocked or (careful and name in mine)):
+                blocked.add(name)
+                aside.append(entry)
+                continue
             size += entry.size
             if batch and size > self._batch_bytes:
                 aside.append(entry)
                 break
+            if name is not None:
+                mine.add(name)
             batch.append(entry)
         if aside:
             buffer.extendleft(reversed(aside))
@@ -181,6 +202,8 @@ class Publisher:
         try:
             async with asyncio.timeout_at(deadline):
                 errors = await self._transport.send(outs, deadline)
+            if len(errors) != len(batch):
+                raise ValueError(f"send returned {len(errors)} outcomes for {len(batch)} messages")
         except TransportError as error:
             errors = [error] * len(batch)
         except TimeoutError:
@@ -199,7 +222,7 @@ class Publisher:
     def _landed(self, batch: list[Entry], number: int, errors: Sequence[TransportError | None], *, retry: bool) -> None:
         del self._flying[number]
         now = self._loop.time()
-        again: list[Entry] = []
+        once_more: list[Entry] = []
         size = 0
         down: TransportError | None = None
         for entry, error in zip(batch, errors, strict=True):
@@ -211,32 +234,31 @@ class Publisher:
                 continue
             if isinstance(error, Unavailable):
                 down = error
+            worth = isinstance(error, (Unavailable, NotSent)) or (isinstance(error, MaybeSent) and entry.again)
             if not isinstance(entry.error, MaybeSent):
                 entry.error = error
-            worth = isinstance(error, (Unavailable, NotSent)) or (isinstance(error, MaybeSent) and entry.again)
+            elif not worth:  # an earlier try may have stored it, whatever this one says
+                entry.error = MaybeSent(f"{entry.error}; sending it again failed: {error}")
+                entry.error.__cause__ = error
             if retry and worth and not future.done() and now < entry.deadline and not self._closed:
-                again.append(entry)
+                once_more.append(entry)
                 continue
             size += entry.size
             if not future.done():
-                future.set_exception(error if isinstance(error, Refused) else entry.error)
+                future.set_exception(again(entry.error))
         self._bytes -= size
         if self._busy:
             self._busy.difference_update([entry.chain for entry in batch if entry.chain is not None])
-        if again:
-            self._buffer.extendleft(reversed(again))
+        if once_more:
+            self._buffer.extendleft(reversed(once_more))
             self._pause()
-        else:
+        elif down is None:
             self._failures = 0
         if down is not None:
             self._link.down(down)
-        self._make_room()
-        if self._buffer:
-            if not self._scheduled and not self._paused:
-                self._scheduled = True
-                self._loop.call_soon(self._flush)
-        elif not self._flying and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
+        if self._room:
+            self._make_room()
+        self._schedule()
 
     def _make_room(self) -> None:
         while self._room and not self.full():
@@ -246,31 +268,31 @@ class Publisher:
 
     def _pause(self) -> None:
         """Back off before what failed is sent again; the buffer keeps its order meanwhile."""
-        if self._paused:
-            return
-        self._failures += 1
-        self._paused = True
-        delay = min(BACKOFF_CAP, BACKOFF * 2 ** min(self._failures, 10))
-        self._loop.call_later(delay * random.uniform(0.5, 1.0), self._resume)
+        if self._paused is None and not self._closed:
+            self._failures += 1
+            delay = min(BACKOFF_CAP, BACKOFF * 2 ** min(self._failures, 10))
+            self._paused = self._loop.call_later(delay * random.uniform(0.5, 1.0), self._resume)
 
     def _resume(self) -> None:
-        self._paused = False
-        if self._buffer and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+        self._paused = None
+        self._schedule()
 
     # ---- deadlines ------------------------------------------------------------------------------------------------
 
     def _arm(self, deadline: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = self._loop.call_at(deadline, self._overdue)
+        """Look at the deadlines at `deadline`, but not so often that looking is all that is done."""
+        when = max(deadline, self._not_before)
+        if when < self._alarm_at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm_at = when
+            self._alarm = self._loop.call_at(when, self._overdue)
 
     def _overdue(self) -> None:
         """Fail what is past its deadline, in the buffer and in flight; look again when the next one is due."""
-        self._alarm = None
+        self._alarm, self._alarm_at = None, math.inf
         now = self._loop.time()
-        nearest = float("inf")
+        nearest = math.inf
         for entries, flying in ((self._buffer, False), *((batch, True) for batch in self._flying.values())):
             for entry in entries:
                 if entry.future.done():
@@ -279,48 +301,47 @@ class Publisher:
                     nearest = min(nearest, entry.deadline)
                     continue
                 entry.future.set_exception(self._outcome(entry, flying))
-        if nearest < float("inf"):
+        took = self._loop.time() - now
+        self._not_before = now + max(SWEEP, 10 * took)
+        if nearest < math.inf:
             self._arm(nearest)
 
-    def _outcome(self, entry: Entry, flying: bool) -> TransportError:
+    def _outcome(self, entry: Entry, flying: bool) -> Exception:
         if isinstance(entry.error, MaybeSent):
-            return entry.error
+            return again(entry.error)
         if flying:
             return MaybeSent("the broker did not answer before the timeout")
         if not self._link.up:
             return self._link.unavailable()
         if entry.error is not None:
-            return entry.error
+            return again(entry.error)
         return NotSent("the timeout passed before the message left the publish buffer")
 
     # ---- the end --------------------------------------------------------------------------------------------------
 
     async def close(self, deadline: float) -> None:
-        """Flush what is buffered until the deadline; what remains fails with its last outcome."""
-        if self._buffer or self._flying:
-            self._empty = self._loop.create_future()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    while self._buffer or self._flying:
-                        if not self._flying and all(entry.future.done() for entry in self._buffer):
-                            break
-                        await asyncio.wait([self._empty], timeout=0.05)
-                        if self._empty.done():
-                            self._empty = self._loop.create_future()
-            except TimeoutError:
-                pass
+        """Flush what is buffered until the deadline; what remains fails with its last outcome. Idempotent."""
+        pending = [entry.future for entry in (*self._buffer, *self._on_the_way()) if not entry.future.done()]
+        if pending:
+            await asyncio.wait(pending, timeout=max(0.0, deadline - self._loop.time()))
         self._closed = True
-        for task in list(self._flights):
-            task.cancel()
+        for handle in (self._paused, self._alarm):
+            if handle is not None:
+                handle.cancel()
         if self._flights:
-            await asyncio.wait(self._flights)
-        for entry in self._buffer:
-            if not entry.future.done():
-                entry.future.set_exception(self._outcome(entry, flying=False))
+            flights = list(self._flights)
+            for task in flights:
+                task.cancel()
+            await asyncio.wait(flights, timeout=END)
+        for entries, flying in ((self._buffer, False), (self._on_the_way(), True)):
+            for entry in entries:
+                if not entry.future.done():
+                    closed = NotSent("the bus was closed before the message left the publish buffer")
+                    late = flying or entry.error is not None or not self._link.up
+                    entry.future.set_exception(self._outcome(entry, flying) if late else closed)
         self._buffer.clear()
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        for waiter in self._room:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._bytes = 0
+        self._make_room()
+
+    def _on_the_way(self) -> list[Entry]:
+        return [entry for batch in self._flying.values() for entry in batch]
