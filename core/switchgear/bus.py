@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -16,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from .clock import Clock
 from .config import Config
 from .core import PUBLISH, Core, topic_resources
-from .driver import Outgoing, Scheduling, Transport
-from .errors import ConfigurationError, Misuse, TransportError, Unsupported
+from .driver import Outgoing, Resource, Scheduling, Transport
+from .errors import ConfigurationError, Misuse, SwitchgearError, TransportError, Unsupported
 from .health import Health
 from .knobs import Middleware, PublishOptions, Tuning
-from .message import handling
+from .message import Message, handling
 from .observer import Observer
 from .router import Declared, Router, as_topic
+from .supervision import again
 from .topic import Topic
 from .units import Seconds, seconds
 from .writing import Writer
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
     from typing_extensions import TypeVar as TypeVarDefault
 
-    from .publisher import Publisher
+    from .consumer import Consumer as Engine
     from .pull import Consumer
 
     D = TypeVarDefault("D", default=Any)
@@ -44,6 +47,7 @@ R = TypeVar("R")
 log = logging.getLogger("switchgear")
 
 YIELD_EVERY = 128  # publishes without waiting, after which the loop may turn
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
 PUBLISH_MANY = 1000  # publishes of one publish_many that wait at once
 
 
@@ -70,13 +74,18 @@ class Bus(Router):
         tuning: Sequence[Tuning] = (),
     ) -> None:
         super().__init__()
-        self.name = name or _main_name()
+        self.name = _main_name() if name is None else _checked_name(name)
         self._code: dict[str, Any] = {
             "url": url, "namespace": namespace or None, "grace": None if grace == 25.0 else seconds(grace),
             "provision": None if provision == "create" else provision,
         }  # fmt: skip
         if provision not in ("create", "check", "off"):
             raise ConfigurationError(f"Bus: provision is {provision!r}; expected 'create', 'check' or 'off'")
+        if url is not None and not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"Bus: the URL is {type(url).__name__}; expected text such as 'sqlite:///app.db'")
+        for item in tuning:
+            if not isinstance(getattr(item, "scheme", None), str):
+                raise ConfigurationError(f"Bus: tuning holds {item!r}; expected a transport's tuning, e.g. KafkaTuning")
         self._config_source = config
         self._config: Config | None = None
         self._override: str | None = None
@@ -85,9 +94,12 @@ class Bus(Router):
         self._tuning = tuple(tuning)
         self._open: Core | None = None
         self._users = 0
-        self._served = 0
         self._opening = asyncio.Lock()
+        self._lock_loop: asyncio.AbstractEventLoop | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._closed = False
+        self._end_at: float | None = None
+        """The deadline of everything that ends from now on, on the loop's clock; set by `run` when told to stop."""
         self._inline = 0
         self._abandoned = False
         """Whether a `def` handler was still running when the bus was closed: its thread cannot be ended."""
@@ -118,7 +130,7 @@ class Bus(Router):
 
     @property
     def url(self) -> str:
-        """The broker's URL as resolved from code, environment and file. Raises ConfigurationError where there is none."""
+        """The broker's URL as resolved from code, environment and file. Raises ConfigurationError if there is none."""
         return self._configuration().url(self._code["url"])[0]
 
     @property
@@ -165,22 +177,29 @@ class Bus(Router):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self._release(self._deadline())
+        core = self._open
+        if core is not None:
+            await self._release(core, self._deadline())
+        if exc is None and core is not None and core.link.terminal is not None:
+            raise again(core.link.terminal)
 
     async def close(self) -> None:
-        """Close now, within `grace`: drain, flush, leave. Idempotent."""
+        """Close now, within `grace`: drain, flush, leave. Idempotent. Raises Misuse in another event loop."""
         if self._open is not None:
+            self._running()
             self._users = 0
             await self._shut(self._deadline())
         self._closed = True
 
     def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._grace
+        return asyncio.get_running_loop().time() + self._grace if self._end_at is None else self._end_at
 
     async def _acquire(self) -> Core:
         loop = asyncio.get_running_loop()
         if self._open is not None and self._open.loop is not loop:
             raise Misuse("the bus is open in another event loop: open a bus of its own in each loop")
+        while self._closing is not None and handling.get() is None:  # a handler may still need what is being closed
+            await asyncio.wait([self._closing])
         async with self._lock_of(loop):
             if self._open is None:
                 self._open = await self._start()
@@ -189,7 +208,7 @@ class Bus(Router):
             return self._open
 
     def _lock_of(self, loop: asyncio.AbstractEventLoop) -> asyncio.Lock:
-        if getattr(self, "_lock_loop", None) is not loop:
+        if self._lock_loop is not loop:
             self._lock_loop = loop
             self._opening = asyncio.Lock()
         return self._opening
@@ -209,30 +228,35 @@ class Bus(Router):
             raise
         return core
 
-    async def _release(self, deadline: float) -> None:
-        self._users = max(0, self._users - 1)
-        if self._users == 0 and self._open is not None:
-            await self._shut(deadline)
+    async def _release(self, core: Core, deadline: float) -> None:
+        if core is self._open:
+            self._users -= 1
+            if self._users <= 0:
+                await self._shut(deadline)
 
     async def _shut(self, deadline: float) -> None:
+        """Close once, whoever asks; a cancelled asker leaves the closing to go on."""
         core = self._open
         if core is None:
             return
+        if self._closing is None:
+            self._closing = core.loop.create_task(self._close_core(core, deadline))
+        await asyncio.shield(self._closing)
+
+    async def _close_core(self, core: Core, deadline: float) -> None:
         try:
             await core.close(deadline)
         finally:
-            if self._open is core:
-                self._open = None
-                self._closed = True
+            self._open, self._closing, self._closed = None, None, True
 
     @asynccontextmanager
-    async def _core(self, publishing: bool = True) -> AsyncIterator[Core]:
+    async def _core(self) -> AsyncIterator[Core]:
         """The open core, opened for the while if need be."""
         core = await self._acquire()
         try:
             yield core
         finally:
-            await self._release(self._deadline())
+            await self._release(core, self._deadline())
 
     @property
     def transport(self) -> Transport:
@@ -263,15 +287,14 @@ class Bus(Router):
         for router in routers or (self,):
             declared.extend(router._all())
         core = await self._acquire()
-        deadline: float | None = None
-        consumers = []
+        consumers: list[Engine] = []
         try:
-            await self._until_up(core)
+            await core.reached()
             assembled = await core.assemble(declared)
-            resources = []
+            resources: list[Resource] = []
             for one in assembled:
                 resources += topic_resources(one.topic, one.plan, core.config.topic(one.topic.name))
-            await core.provision(resources)
+            await core.insist(partial(core.provision, resources))
             consumers = [core.add(one) for one in assembled]
             await asyncio.gather(*(consumer.ready for consumer in consumers))
             yield
@@ -282,13 +305,10 @@ class Bus(Router):
             deadline = self._deadline()
             if consumers:
                 await asyncio.gather(*(core.remove(c, deadline) for c in consumers if c in core.consumers))
-            await self._release(deadline)
-
-    async def _until_up(self, core: Core) -> None:
-        await core.link.wait()
+            await self._release(core, deadline)
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain within `grace`. Exits the process with 1 after a terminal failure."""
+        """Serve until SIGTERM or SIGINT, then drain within `grace`; see `switchgear.run`."""
         from .runtime import run
 
         run(self)
@@ -314,11 +334,11 @@ class Bus(Router):
         core = self._open
         if core is None or core.loop is not asyncio.get_running_loop():
             core = self._running()
-        writer, publisher = core.writers.get(topic), core.publisher
-        if writer is None or publisher is None or options or core.queued or handling.get() is not None:
+        writer = core.writers.get(topic)
+        if writer is None or options or handling.get() is not None:
             return await self._publish(core, topic, value, options)
+        out = writer.plain(value)
         if core.immediate:
-            out = writer.plain(value)
             (error,) = await core.transport.send((out,), core.time() + PUBLISH)
             if error is not None:
                 raise error
@@ -326,47 +346,34 @@ class Bus(Router):
             if self._inline >= YIELD_EVERY:  # a transport that never waits must not starve the loop
                 self._inline = 0
                 await asyncio.sleep(0)
-        elif publisher.full() or not core.link.up:
-            return await self._publish(core, topic, value, options)
         else:
-            out = writer.plain(value)
-            await publisher.put(out, writer.chain(out), core.time() + PUBLISH)
+            await core.publisher.put(out, writer.chain(out), core.time() + PUBLISH)  # type: ignore[union-attr]
         if core.watched:
-            self._told(core, writer, out, value)
+            self._told(core, writer, value)
         return out.dedup  # type: ignore[return-value]
 
     async def _publish(self, core: Core, topic: Topic[Any] | str, value: object, options: PublishOptions) -> str:
-        """Publish what may have to wait, or has options."""
+        """Publish what has options, has a message before it, or is the first of its topic."""
         timeout = seconds(options["timeout"]) if "timeout" in options else PUBLISH
         deadline = core.loop.time() + timeout
-        await core.enter(deadline)
-        try:
-            writer = await core.writer(topic, deadline)
-            parent = handling.get()
-            out = writer.message(value, options, parent if parent is not None and parent._reading is not None else None)
-            stored = await self._hand_over(core, writer, out, deadline, options.get("retry_indeterminate", True))
-        finally:
-            core.leave()
-        await stored
+        parent = _parent()
+        again = options.get("retry_indeterminate", True)
+
+        def hand_over(writer: Writer) -> tuple[Writer, Outgoing, asyncio.Future[None] | None]:
+            out = writer.message(value, options, parent)
+            return writer, out, core.hand_over(writer, out, deadline, again)
+
+        found = core.writers.get(topic)
+        writer, out, stored = hand_over(found) if found is not None else await core.first(topic, hand_over, deadline)
+        await (stored or core.send_now(out, deadline))
         if out.due is not None:
             core.due_soon()
         if core.watched:
-            self._told(core, writer, out, value)
+            self._told(core, writer, value)
         assert out.dedup is not None
         return out.dedup
 
-    async def _hand_over(
-        self, core: Core, writer: Writer, out: Outgoing, deadline: float, again: bool = True
-    ) -> Awaitable[None]:
-        """Wait until the publisher takes it; what is returned ends when the broker has stored it."""
-        publisher = await core.connected(deadline)
-        if publisher.immediate:
-            return publisher.send_now(out, deadline)
-        if publisher.full():
-            await publisher.room(deadline)
-        return publisher.put(out, writer.chain(out), deadline, again)
-
-    def _told(self, core: Core, writer: Writer, out: Outgoing, value: object) -> None:
+    def _told(self, core: Core, writer: Writer, value: object) -> None:
         core.count("published", writer.topic.name, None, 1)
         for tap in core.taps:
             tap("published", writer.topic.name, None, value)
@@ -388,57 +395,58 @@ class Bus(Router):
         """Publish many values, as many at once as the buffer takes; returns their ids in order.
 
         `id` gives each value its own. All are tried; then what failed is raised as an ExceptionGroup, unless
-        `return_exceptions`, which puts each TransportError in its place. `timeout` is each message's.
+        `return_exceptions`, which puts each TransportError in its place (what is no TransportError, such as a value
+        that cannot be encoded, is raised all the same). `timeout` is each message's.
         """
         core = self._running()
         within = seconds(timeout)
-        deadline = core.loop.time() + within
-        await core.enter(deadline)
-        try:
-            writer = await core.writer(topic, deadline)
-        finally:
-            core.leave()
-        parent = handling.get()
-        parent = parent if parent is not None and parent._reading is not None else None
+        parent = _parent()
         results: list[Any] = []
-        waiting: list[tuple[int, asyncio.Future[None]]] = []
+        waiting: list[tuple[int, object, asyncio.Future[None]]] = []
+        writer = core.writers.get(topic) or await core.writer(topic, core.loop.time() + within)
 
         async def collect() -> None:
-            for at, future in waiting:
-                try:
-                    await future
-                except TransportError as error:
+            if waiting:
+                await asyncio.wait([stored for _, _, stored in waiting])
+            for at, value, stored in waiting:
+                error = stored.exception()
+                if error is not None:
                     results[at] = error
+                elif core.watched:
+                    self._told(core, writer, value)
             waiting.clear()
 
-        for value in values:
-            at = len(results)
-            deadline = core.loop.time() + within
-            options: PublishOptions = {"id": id(value)} if id is not None else {}
-            out = writer.message(value, options, parent)
-            results.append(out.dedup)
-            try:
-                await core.enter(deadline)
+        try:
+            for value in values:
+                at = len(results)
+                options: PublishOptions = {} if id is None else {"id": id(value)}
+                deadline = core.loop.time() + within
+                results.append(None)
                 try:
-                    stored = await self._hand_over(core, writer, out, deadline)
-                finally:
-                    core.leave()
-                if isinstance(stored, asyncio.Future):
-                    waiting.append((at, stored))
-                else:
-                    await stored
-                    if at % YIELD_EVERY == YIELD_EVERY - 1:
-                        await asyncio.sleep(0)
-            except TransportError as error:
-                results[at] = error
-            else:
-                if core.watched:
-                    self._told(core, writer, out, value)
-            if len(waiting) >= PUBLISH_MANY:
-                await collect()
-        await collect()
+                    out = writer.message(value, options, parent)
+                    results[at] = out.dedup
+                    publisher = await core.connected(deadline)
+                    if publisher.full():
+                        await publisher.room(deadline)
+                    stored = core.hand_over(writer, out, deadline)
+                    if stored is not None:
+                        waiting.append((at, value, stored))
+                    else:
+                        await core.send_now(out, deadline)
+                        if core.watched:
+                            self._told(core, writer, value)
+                        if at % YIELD_EVERY == YIELD_EVERY - 1:
+                            await asyncio.sleep(0)
+                except SwitchgearError as error:
+                    results[at] = error
+                if len(waiting) >= PUBLISH_MANY:
+                    await collect()
+            await collect()
+        finally:  # after an error of the caller's own, or when cancelled: what has not left is not sent
+            for _, _, stored in waiting:
+                stored.cancel()
         failed = [r for r in results if isinstance(r, Exception)]
-        if failed and not return_exceptions:
+        if failed and not (return_exceptions and all(isinstance(error, TransportError) for error in failed)):
             raise ExceptionGroup(f"{len(failed)} of {len(results)} messages were not published", failed)
         return results
 
@@ -450,43 +458,29 @@ class Bus(Router):
         core = self._running()
         within = seconds(timeout)
         deadline = core.loop.time() + within
-        writer = await core.writer(topic, deadline)
-        await core.connected(deadline)
-        replies = await self._replies(core)
-        plain = writer.message(value, {}, None)
-        binding = core.transport.capabilities.binding
-        import msgspec
+        parent = _parent()
+        declared = as_topic(topic)
+        if declared.envelope != "cloudevents":
+            raise ConfigurationError(
+                f"topic {declared.name!r}: a request needs envelope='cloudevents', which carries its return address"
+            )
+        replies = await core.listening(deadline)
 
-        out = msgspec.structs.replace(
-            plain, marked=True, headers=[*plain.headers, (f"{binding}replyto", replies.address.encode())]
-        )
+        def hand_over(writer: Writer) -> tuple[Writer, Outgoing, asyncio.Future[None] | None]:
+            out = replies.ask(writer.message(value, {}, parent))
+            return writer, out, core.hand_over(writer, out, deadline)
+
+        found = core.writers.get(topic)
+        writer, out, stored = hand_over(found) if found is not None else await core.first(topic, hand_over, deadline)
         assert out.dedup is not None
-        replies.expect(out.dedup)
         try:
-            await core.enter(deadline)
-            try:
-                stored = await self._hand_over(core, writer, out, deadline)
-            finally:
-                core.leave()
-            await stored
+            await (stored or core.send_now(out, deadline))
             if core.watched:
-                self._told(core, writer, out, value)
-            answer: R = await replies.wait(out.dedup, reply, max(0.0, deadline - core.loop.time()), writer.topic.name)
+                self._told(core, writer, value)
+            answer: R = await replies.wait(out.dedup, reply, deadline, within, declared.name)
             return answer
         finally:
             replies.forget(out.dedup)
-
-    async def _replies(self, core: Core) -> Any:
-        from .config import resolve
-        from .replies import Replies
-
-        async with core._publish_lock:
-            if core.replies is None:
-                replies = Replies(core)
-                settings, _ = resolve(replies.topic, None, {}, Config.load({}, bus=self.name))
-                await replies.open(settings)
-                core.replies = replies
-        return core.replies
 
     async def cancel(self, topic: Topic[Any] | str, id: str) -> bool:
         """Take back a delayed message that is not yet due; False when there is none (any more).
@@ -498,7 +492,9 @@ class Bus(Router):
         if not isinstance(transport, Scheduling):
             raise Unsupported(f"{core.scheme}:// cannot take back a delayed message")
         declared = as_topic(topic)
-        plan = await core.plan(declared, core.loop.time() + PUBLISH)
+        deadline = core.loop.time() + PUBLISH
+        plan = await core.plan(declared, deadline)
+        await core.reached(deadline)
         for name in plan.physical:
             if await transport.cancel(name, id):
                 return True
@@ -526,6 +522,12 @@ class Bus(Router):
         )
 
 
+def _parent() -> Message[Any] | None:
+    """The message that is being handled here, whose correlation and trace a publish goes on with."""
+    parent = handling.get()
+    return parent if parent is not None and parent._reading is not None else None
+
+
 def _without_namespace(url: str) -> str:
     """The URL as the transport sees it: `namespace` is ours."""
     from urllib.parse import parse_qsl, urlencode
@@ -537,6 +539,14 @@ def _without_namespace(url: str) -> str:
     return f"{base}?{rest}" if rest else base
 
 
+def _checked_name(name: str) -> str:
+    if not NAME.fullmatch(str(name)):
+        raise ConfigurationError(
+            f"Bus: name is {name!r}; expected a letter, then letters, digits, '_', '.', '-', at most 80 characters in all"
+        )
+    return name
+
+
 def _main_name() -> str:
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
@@ -545,5 +555,5 @@ def _main_name() -> str:
     else:
         path = getattr(main, "__file__", None)
         name = Path(path).stem if path else "app"
-    clean = "".join(c if c.isalnum() or c in "_-" else "-" for c in name).strip("-_") or "app"
-    return clean if clean[0].isalpha() else f"app-{clean}"
+    clean = re.sub(r"[^A-Za-z0-9_-]", "-", name).strip("-_") or "app"
+    return (clean if clean[0].isalpha() else f"app-{clean}")[:80]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import names
 from .clock import Clock, LoopClock
@@ -15,20 +18,20 @@ from .config import Config, Settings, merge, resolve
 from .consumer import Consumer
 from .driver import Clocked, Order, Outgoing, Provisioner, Resource, Scheduling, Transport
 from .envelope import Stamp
-from .errors import ConfigurationError, Misuse, NotSent, SwitchgearError, TransportError, Unavailable
+from .errors import ConfigurationError, MaybeSent, Misuse, NotFound, NotSent, SwitchgearError, Unavailable, Unsupported
 from .guarantees import Need, negotiate, refuse
 from .handlers import body_schema, compile_batch, compile_handler
 from .health import Health
 from .knobs import Handler, Middleware
 from .message import Message, handling
 from .middleware.timeout import timeout as timeout_middleware
-from .plans import Plan
+from .plans import Plan, agree
 from .plans import resolve as resolve_plan
 from .plugins import open_transport, redact
 from .program import Program, Route, chain, check_single_types
-from .publisher import Publisher
+from .publisher import Publisher, weight
 from .replies import Replies, answer
-from .router import Declared
+from .router import Declared, as_topic
 from .services import BusScope, Services
 from .supervision import Link, said
 from .topic import ORDERS, Topic
@@ -37,11 +40,14 @@ from .writing import Ids, Writer
 if TYPE_CHECKING:
     from .bus import Bus
 
+T = TypeVar("T")
+
 log = logging.getLogger("switchgear")
 
 CONNECT = 5.0  # seconds that opening a bus waits for its broker before it goes on in the background
 PUBLISH = 30.0  # seconds of a publish's default timeout
 PROMOTE, PROMOTE_MOST = 1000, 0.5  # messages moved at once; seconds between looks at what is due
+PAUSE = 0.1  # seconds before what the broker did not answer is asked again
 
 
 @dataclass(slots=True)
@@ -67,7 +73,7 @@ class Core:
         self.clock = clock or LoopClock()
         self.url = redact(url)
         self.transport: Transport = open_transport(url, tuning)
-        self.scheme = url.partition(":")[0]
+        self.scheme = url.partition(":")[0].lower()
         if isinstance(self.transport, Clocked) and clock is not None:
             self.transport.set_clock(clock)
         self.link = Link(self.transport, self.url)
@@ -95,10 +101,8 @@ class Core:
         self._promoter: asyncio.Task[None] | None = None
         self._due_soon = asyncio.Event()
         self._logical: dict[str, str] = {}
-        self._publish_lock = asyncio.Lock()
-        self.queued = 0
-        """Publishes that wait for their turn, or have it: a later one that went past them could overtake its key."""
-        self._turn = asyncio.Lock()
+        self._openings: dict[str, _Opening] = {}
+        self._provisioned: set[str] = set()
 
     # ---- life -----------------------------------------------------------------------------------------------------
 
@@ -115,96 +119,185 @@ class Core:
             waiting.result()
 
     async def close(self, deadline: float) -> None:
-        """Drain subscriptions, flush publishes, close; all before `deadline` (the loop's clock)."""
+        """Drain subscriptions, flush publishes, close; all before `deadline` (the loop's clock). Idempotent."""
         if self.closed:
             return
-        if self.consumers:
-            await asyncio.gather(*(self.remove(consumer, deadline) for consumer in list(self.consumers)))
-        if self.replies is not None:
-            await self.replies.close(deadline)
         try:
-            await self.scope.stack.aclose()
-        except Exception:
-            log.exception("a dependency of the bus failed at its end")
-        self.closed = True
-        if self._promoter is not None:
-            self._promoter.cancel()
-            await asyncio.wait([self._promoter])
-        if self.publisher is not None:
-            await self.publisher.close(deadline)
-        await self.link.close()
-        try:
-            async with asyncio.timeout(max(2.0, deadline - self.loop.time())):
-                await self.transport.close()
-        except (TransportError, TimeoutError) as error:
-            log.debug("closing %s: %s", self.url, said(error))
+            if self.consumers:
+                await asyncio.gather(*(self.remove(consumer, deadline) for consumer in list(self.consumers)))
+            if self.replies is not None:
+                await self.replies.close(deadline)
+            try:
+                await self.scope.stack.aclose()
+            except Exception:
+                log.exception("a dependency of the bus failed at its end")
+            self.closed = True
+            self.writers.clear()  # what is published from here on finds the bus closed
+            if self._promoter is not None:
+                self._promoter.cancel()
+                await asyncio.wait([self._promoter])
+            if self.publisher is not None:
+                await self.publisher.close(deadline)
+        finally:
+            self.closed = True
+            self.writers.clear()
+            await self.link.close()
+            for opening in list(self._openings.values()):
+                opening.task.cancel()
+            try:
+                async with asyncio.timeout(max(2.0, deadline - self.loop.time())):
+                    await self.transport.close()
+            except (SwitchgearError, OSError) as error:  # a TimeoutError is an OSError
+                log.debug("closing %s: %s", self.url, said(error))
 
     def physical(self, name: str) -> str:
         return (
             names.physical(self.transport.capabilities.names, self.bus.namespace, name) if name else self.bus.namespace
         )
 
+    async def reached(self, deadline: float = math.inf) -> None:
+        """Wait for a connection. Raises Unavailable at the deadline, or the terminal error."""
+        if self.closed:
+            raise Misuse("the bus is closed")
+        if not self.link.up:
+            try:
+                async with asyncio.timeout_at(None if deadline == math.inf else deadline):
+                    await self.link.wait()
+            except TimeoutError:
+                raise self.link.unavailable() from None
+
     async def connected(self, deadline: float) -> Publisher:
-        """The publisher, once there is a connection. Raises Unavailable at the deadline, or the terminal error."""
+        """The publisher, once there has been a connection. Raises Unavailable at the deadline, or what is terminal."""
+        if self.closed:
+            raise Misuse("the bus is closed")
+        if self.publisher is None:
+            await self.reached(deadline)
+        if self.publisher is None:
+            self.publisher = Publisher(self.transport, self.link)
+            self.immediate = self.publisher.immediate
+            if isinstance(self.transport, Scheduling):
+                self._promoter = self.loop.create_task(self._promote(self.transport))
+        return self.publisher
+
+    async def insist(self, ask: Callable[[], Awaitable[T]], deadline: float = math.inf) -> T:
+        """Ask the broker something that may be asked twice, over interruptions, until the deadline.
+
+        Raises Unavailable or NotSent at the deadline, and whatever makes asking again pointless.
+        """
         while True:
-            if not self.link.up:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        await self.link.wait()
-                except TimeoutError:
+            await self.reached(deadline)
+            try:
+                async with asyncio.timeout_at(None if deadline == math.inf else deadline):
+                    return await ask()
+            except Unavailable as error:
+                self.link.down(error)
+            except (NotSent, MaybeSent) as error:
+                if self.loop.time() + PAUSE >= deadline:
+                    raise
+                log.debug("%s: asking again: %s", self.url, error)
+                await asyncio.sleep(PAUSE)
+            except TimeoutError:
+                if not self.link.up:
                     raise self.link.unavailable() from None
-            if self.publisher is None:
-                self.publisher = Publisher(self.transport, self.link)
-                self.immediate = self.publisher.immediate
-                if isinstance(self.transport, Scheduling):
-                    self._promoter = self.loop.create_task(self._promote(self.transport))
-            return self.publisher
+                raise NotSent(f"{self.url} did not answer in time what there is to know of the topic") from None
 
     # ---- publishing -----------------------------------------------------------------------------------------------
 
-    async def plan(self, topic: Topic[Any], deadline: float, *, write: bool = True) -> Plan:
+    async def plan(self, topic: Topic[Any], deadline: float = math.inf, *, write: bool = True) -> Plan:
         """The topic's plan, resolved once; waits for the broker until the deadline."""
-        found = self.plans.get(topic.name)
-        if found is not None:
-            order = self.config.topic(topic.name).get("order", topic.order)
-            if order is not None and ORDERS[found.order] != order:
-                raise ConfigurationError(
-                    f"topic {topic.name!r} is declared with order={order!r} here and with "
-                    f"order={ORDERS[found.order]!r} before: declare the same everywhere"
-                )
-            return found
-        while True:
-            await self.connected(deadline)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    plan = await resolve_plan(
-                        topic, self.config.topic(topic.name), self.transport, self.bus.namespace, write=write
-                    )
-                break
-            except Unavailable as error:
-                self.link.down(error)
-            except TimeoutError:
-                raise self.link.unavailable() from None
-        if write:
-            self.plans[topic.name] = plan
-            for name in plan.physical:
-                self._logical[name] = topic.name
+        configured = self.config.topic(topic.name)
+        plan = self.plans.get(topic.name)
+        if plan is None:
+            plan = await self.insist(
+                lambda: resolve_plan(topic, configured, self.transport, self.bus.namespace, write=write), deadline
+            )
+            if write:
+                plan = self.plans.setdefault(topic.name, plan)
+        agree(topic, configured, plan)
         return plan
 
     async def writer(self, topic: Topic[Any] | str, deadline: float) -> Writer:
         """The compiled topic, made at its first use."""
         found = self.writers.get(topic)
-        if found is not None:
-            return found
-        declared = Topic(topic) if isinstance(topic, str) else topic
-        if not isinstance(declared, Topic):
-            raise ConfigurationError(f"publish: expected a Topic or a topic's name, got {topic!r}")
+        return found if found is not None else await self.first(topic, _itself, deadline)
+
+    async def first(self, topic: Topic[Any] | str, use: Callable[[Writer], T], deadline: float) -> T:
+        """What `use` makes of the topic's writer, once there is one.
+
+        Until the broker has told about the topic, publishers wait here; then `use` is called for all of them at once
+        and in the order of their calls, so that none of a later call is before them. Raises Unavailable or NotSent at
+        the deadline, and whatever makes the topic impossible.
+        """
+        if self.closed:
+            raise Misuse("the bus is closed")
+        declared = as_topic(topic)
         if declared.priorities:
-            raise _unsupported_priorities(declared)
-        plan = await self.plan(declared, deadline)
-        await self._provision_topic(declared, plan)
-        writer = self._writer(declared, plan)
-        self.writers[topic] = writer
+            raise Unsupported(f"topic {declared.name!r}: priorities= has no machinery yet; use a topic for each")
+        opening = self._openings.get(declared.name)
+        if opening is None and self.link.up and self.transport.capabilities.immediate:
+            await self.connected(deadline)  # nothing of this waits, so that nobody comes between
+            known = await self.plan(declared, deadline)
+            await self._provision_topic(declared, known)
+            return use(self._keep(topic, declared, known))
+        if opening is None:
+            plan = self.plans.get(declared.name)
+            if plan is not None and declared.name in self._provisioned and self.publisher is not None:
+                agree(declared, self.config.topic(declared.name), plan)
+                return use(self._keep(topic, declared, plan))
+            opening = self._openings[declared.name] = _Opening(deque(), self.loop.create_future())
+            opening.task = self.loop.create_task(self._open_topic(declared.name, opening))
+        place: _Place = _Place(topic, declared, use, self.loop.create_future())
+        opening.queue.append(place)
+        try:
+            async with asyncio.timeout_at(deadline):
+                found: T = await place.future
+        except TimeoutError:
+            if not self.link.up:
+                raise self.link.unavailable() from None
+            raise NotSent(f"{self.url} did not tell about topic {declared.name!r} before the timeout") from None
+        return found
+
+    async def _open_topic(self, name: str, opening: _Opening) -> None:
+        """Find out about a topic for all who wait, by the declaration of the first; whose declaration is wrong fails
+        alone."""
+        queue = opening.queue
+        try:
+            while queue:
+                place = queue[0]
+                if place.future.done():
+                    queue.popleft()
+                    continue
+                try:
+                    await self.connected(math.inf)
+                    wanted = await self.plan(place.declared)
+                    if name not in self._provisioned:
+                        await self.insist(partial(self._provision_topic, place.declared, wanted))
+                        self._provisioned.add(name)
+                except Exception as error:  # noqa: BLE001  (the publisher's, who gets it)
+                    if not place.future.done():
+                        place.future.set_exception(error)
+                    continue
+                break
+        except asyncio.CancelledError:
+            pass
+        finally:
+            del self._openings[name]
+            for place in queue:
+                if place.future.done():
+                    continue
+                try:
+                    plan = self.plans.get(name)
+                    if self.closed or plan is None:
+                        raise Misuse("the bus was closed")
+                    agree(place.declared, self.config.topic(name), plan)
+                    place.future.set_result(place.use(self._keep(place.topic, place.declared, plan)))
+                except Exception as error:  # noqa: BLE001  (the publisher's, who gets it)
+                    place.future.set_exception(error)
+
+    def _keep(self, topic: Topic[Any] | str, declared: Topic[Any], plan: Plan) -> Writer:
+        writer = self.writers.get(topic)
+        if writer is None:
+            writer = self.writers[topic] = self._writer(declared, plan)
         return writer
 
     def _writer(self, topic: Topic[Any], plan: Plan) -> Writer:
@@ -217,37 +310,38 @@ class Core:
         """For an internal topic (`sg.…`): unordered, without a plan."""
         return self._writer(topic, Plan(topic.name, Order.NONE, 1, (self.physical(topic.name),)))
 
-    async def enter(self, deadline: float) -> None:
-        """Wait until all earlier publishes are with the publisher; `leave` lets the next one. Raises at the deadline."""
-        self.queued += 1
-        if self.queued == 1:
-            await self._turn.acquire()  # at once
-            return
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._turn.acquire()
-        except BaseException as error:
-            self.queued -= 1
-            if not isinstance(error, TimeoutError):
-                raise
-            if not self.link.up:
-                raise self.link.unavailable() from None
-            raise NotSent("the timeout passed while earlier messages waited for room in the publish buffer") from None
-
-    def leave(self) -> None:
-        self.queued -= 1
-        self._turn.release()
-
     async def emit(self, out: Outgoing, timeout: float | None = None, chained: tuple[str, bytes] | None = None) -> None:
         """Store one message through the publisher. Raises TransportError."""
         deadline = self.loop.time() + (PUBLISH if timeout is None else timeout)
         publisher = await self.connected(deadline)
         if publisher.immediate:
             await publisher.send_now(out, deadline)
-            return
-        if publisher.full():
-            await publisher.room(deadline)
-        await publisher.put(out, chained, deadline)
+        else:
+            await publisher.put(out, chained, deadline, True, weight(out))
+
+    def hand_over(
+        self, writer: Writer, out: Outgoing, deadline: float, again: bool = True
+    ) -> asyncio.Future[None] | None:
+        """Buffer a message at once; None where the transport stores without waiting, and `send_now` is to be called."""
+        publisher = self.publisher
+        assert publisher is not None  # who has a writer has been connected
+        if publisher.immediate:
+            return None
+        return publisher.put(out, writer.chain(out), deadline, again, weight(out))
+
+    async def send_now(self, out: Outgoing, deadline: float) -> None:
+        """Send one message past the buffer. Raises TransportError."""
+        assert self.publisher is not None
+        await self.publisher.send_now(out, deadline)
+
+    async def listening(self, deadline: float) -> Replies:
+        """The answers to this bus's requests, subscribed to. Raises Unavailable at the deadline."""
+        if self.closed:
+            raise Misuse("the bus is closed")
+        if self.replies is None or self.replies.failed:
+            self.replies = Replies(self)
+        await self.replies.ready(deadline)
+        return self.replies
 
     def due_soon(self) -> None:
         """A delayed message was stored: look again when it may be due."""
@@ -264,8 +358,7 @@ class Core:
                 pass
             self._due_soon.clear()
             try:
-                if not self.link.up:
-                    await self.link.wait()
+                await self.link.wait()
                 next_ = await scheduling.promote(PROMOTE)
                 pause = PROMOTE_MOST if next_ is None else max(0.0, next_)
             except Unavailable as error:
@@ -273,6 +366,9 @@ class Core:
                 pause = PROMOTE_MOST
             except SwitchgearError as error:
                 log.warning("moving delayed messages failed: %s", error)
+                pause = PROMOTE_MOST
+            except Exception:
+                log.exception("the transport failed in promote; this is a bug of the transport")
                 pause = PROMOTE_MOST
 
     # ---- subscriptions --------------------------------------------------------------------------------------------
@@ -294,7 +390,7 @@ class Core:
         knobs = [(one.where, {**one.knobs, **({"batch": one.batch} if one.batch else {})}) for one in members]
         settings, origins = resolve(name, group, merge(knobs, name, group), self.config)
         topic = _declared_topic(members)
-        plan = await self.plan(topic, float("inf"), write=write)
+        plan = await self.plan(topic, write=write)
         asked = Order(ORDERS.index(settings.order)) if settings.order is not None else plan.order
         if asked > plan.order:
             raise ConfigurationError(
@@ -318,7 +414,8 @@ class Core:
             topic=name, group=group, settings=settings, order=asked, physical=plan.physical,
             physical_group=None if group is None else self.physical(group),
             leased=self.physical(names.lease_row(name, group)) if emulated and group is not None else None,
-            dead_letters=self.physical(dead), routes=routes, default_type=first.topic.type or name, batch=settings.batch,
+            dead_letters=self.physical(dead), routes=routes, default_type=first.topic.type or name,
+            batch=settings.batch,
         )  # fmt: skip
         return Assembled(program, settings, origins, needs, services, topic, plan)
 
@@ -338,7 +435,7 @@ class Core:
         handle = wrap(handle, (*self.bus._middleware, *settings.middleware))
         if one.to is not None:
             if write:
-                await self.plan(one.to, float("inf"))
+                await self.plan(one.to)
             handle = chain(handle, self._output(one.to))
         if self.taps:
             handle = self._tapped(handle, one)
@@ -391,8 +488,6 @@ class Core:
         drifts = await self.transport.provision(resources, mode == "create")
         missing = [d for d in drifts if not d.applied]
         if missing and mode == "check":
-            from .errors import NotFound
-
             lines = ", ".join(
                 f"{d.resource.kind} {d.resource.name}: {d.field} is {d.found!r}, wanted {d.wanted!r}" for d in missing
             )
@@ -415,7 +510,7 @@ class Core:
         detail = {"broker": "connected" if self.link.up else f"not connected: {self.link.error or 'yet'}"}
         ready = self.link.up
         live = self.failure is None and self.link.terminal is None
-        for consumer in self.consumers:
+        for consumer in list(self.consumers):  # another thread may ask
             detail[consumer.program.where] = consumer.detail or consumer.state
             ready = ready and consumer.state in ("active", "standby")
         return Health(live=live, ready=ready and live, detail=detail)
@@ -438,7 +533,7 @@ def topic_resources(topic: Topic[Any], plan: Plan, configured: Mapping[str, obje
     retention = topic.retention if topic.retention is not None else configured.get("retention")
     return [
         Resource(
-            kind="topic", name=name, order=plan.order, partitions=plan.partitions if len(plan.physical) == 1 else 1,
+            kind="topic", name=name, order=plan.order, partitions=plan.partitions if plan.native else 1,
             retention=retention,  # type: ignore[arg-type]
         )
         for name in plan.physical
@@ -467,18 +562,34 @@ def _declared_topic(members: list[Declared]) -> Topic[Any]:
             mine, theirs = getattr(found, field), getattr(other, field)
             if not one.named and not members[0].named and mine != theirs:
                 raise ConfigurationError(
-                    f"topic {found.name!r}: {members[0].where} declares {field}={mine!r}, {one.where} {field}={theirs!r}"
+                    f"topic {found.name!r}: {members[0].where} declares {field}={mine!r}, "
+                    f"{one.where} {field}={theirs!r}: declare the same"
                 )
         if members[0].named and not one.named:
             found = other
     return found
 
 
-async def _never(message: Message[Any]) -> object:
+def _itself(writer: Writer) -> Writer:
+    return writer
+
+
+async def _never(_: Message[Any]) -> object:
     raise Misuse("a batch handler does not take single messages")
 
 
-def _unsupported_priorities(topic: Topic[Any]) -> SwitchgearError:
-    from .errors import Unsupported
+class _Place(NamedTuple):
+    """A publisher that waits until the broker has told about its topic."""
 
-    return Unsupported(f"topic {topic.name!r}: priorities= has no machinery yet; use a topic for each")
+    topic: Topic[Any] | str
+    declared: Topic[Any]
+    use: Callable[[Writer], Any]
+    future: asyncio.Future[Any]
+
+
+@dataclass(slots=True)
+class _Opening:
+    """A topic about which the broker is being asked, and who waits for that, in order."""
+
+    queue: deque[_Place]
+    task: asyncio.Future[None]

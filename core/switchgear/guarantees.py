@@ -114,11 +114,11 @@ def _order(plan: Plan, order: Order, transport: Transport, group: str | None, sc
     elif order <= transport.capabilities.order:
         need("order", asked, "native", "", "topic")
     elif group is None:
-        need("order", asked, "emulated", f"{plan.partitions} partitions, each in order, read by everyone", "topic")
+        need("order", asked, "emulated", f"{len(plan.physical)} partitions, each in order, read by everyone", "topic")
     elif isinstance(transport, Registry):
         need(
             "order", asked, "emulated",
-            f"{plan.partitions} partitions; one member of the group is active by a lease, further ones are standby",
+            f"{len(plan.physical)} partitions; one member of the group is active by a lease, further ones are standby",
             "topic",
         )  # fmt: skip
     else:
@@ -157,8 +157,13 @@ def refuse(needs: Sequence[Need]) -> None:
 
 
 async def explain(bus: Bus) -> Explanation:
-    """How the bus's needs are met by the broker that its URL names; connects, subscribes to nothing, writes nothing."""
-    async with bus._core(publishing=False) as core:
+    """How the bus's needs are met by the broker that its URL names; connects, subscribes to nothing, writes nothing.
+
+    Raises Unavailable when the broker cannot be reached.
+    """
+    async with bus._core() as core:
+        if not core.link.up:
+            raise core.link.unavailable()
         found = Explanation()
         for path, value, origin in bus._settings():
             found.settings.append((path, value, origin))

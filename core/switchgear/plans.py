@@ -40,6 +40,8 @@ class Plan:
     partitions: int
     physical: tuple[str, ...]
     """One name, or one a partition where the core makes the partitions."""
+    native: bool = True
+    """Whether the broker itself keeps the order."""
 
     def place(self, key: bytes | None, turn: int) -> str:
         """The physical name for a message: by its key, or by turns without one."""
@@ -64,11 +66,18 @@ async def resolve(
     """
     order, partitions = declared(topic, configured)
     stored = await _stored(topic.name, order, partitions, transport, prefix, write)
-    if order is not None and order != stored.order:
-        raise _mismatch(topic.name, "order", order, stored)
-    if partitions is not None and partitions != stored.partitions:
-        raise _mismatch(topic.name, "partitions", partitions, stored)
-    return layout(topic.name, Order(ORDERS.index(stored.order)), stored.partitions, transport.capabilities, prefix)
+    plan = layout(topic.name, Order(ORDERS.index(stored.order)), stored.partitions, transport.capabilities, prefix)
+    agree(topic, configured, plan)
+    return plan
+
+
+def agree(topic: Topic[Any], configured: Mapping[str, object], plan: Plan) -> None:
+    """Raises ConfigurationError, showing both, where a declaration is not what the topic's plan says."""
+    order, partitions = declared(topic, configured)
+    if order is not None and order != ORDERS[plan.order]:
+        raise _mismatch(plan, f"order={order!r}")
+    if partitions is not None and partitions != plan.partitions:
+        raise _mismatch(plan, f"partitions={partitions}")
 
 
 def layout(topic: str, order: Order, partitions: int, capabilities: Capabilities, prefix: str) -> Plan:
@@ -77,9 +86,8 @@ def layout(topic: str, order: Order, partitions: int, capabilities: Capabilities
     if order <= capabilities.order:
         return Plan(topic, order, partitions, (names.physical(rules, prefix, topic),))
     count = 1 if order is Order.TOTAL else partitions
-    return Plan(
-        topic, order, count, tuple(names.physical(rules, prefix, names.partition(topic, n)) for n in range(count))
-    )
+    places = tuple(names.physical(rules, prefix, names.partition(topic, n)) for n in range(count))
+    return Plan(topic, order, partitions, places, native=False)
 
 
 async def _stored(
@@ -98,8 +106,11 @@ async def _stored(
                 raise ConfigurationError(f"the stored plan of topic {topic!r} is unreadable: {error}") from error
             if stored.version > VERSION or stored.hash != "murmur2":
                 raise ConfigurationError(
-                    f"the stored plan of topic {topic!r} is of a newer version ({found.value.decode()}): upgrade switchgear"
+                    f"the stored plan of topic {topic!r} is of a newer version ({found.value.decode()}): "
+                    "upgrade switchgear"
                 )
+            if stored.order not in ORDERS or stored.partitions < 1:
+                raise ConfigurationError(f"the stored plan of topic {topic!r} is unreadable: {found.value.decode()}")
             return stored
         if not write:
             return wanted
@@ -108,8 +119,8 @@ async def _stored(
     raise ConfigurationError(f"the plan of topic {topic!r} is being changed by others again and again")
 
 
-def _mismatch(topic: str, what: str, mine: object, stored: Stored) -> ConfigurationError:
+def _mismatch(plan: Plan, mine: str) -> ConfigurationError:
     return ConfigurationError(
-        f"topic {topic!r} is declared here with {what}={mine!r}, but its plan on the broker says "
-        f"order={stored.order!r}, partitions={stored.partitions}: declare the same everywhere, or use a new topic name"
+        f"topic {plan.topic!r} is declared here with {mine}, but its plan on the broker says "
+        f"order={ORDERS[plan.order]!r}, partitions={plan.partitions}: declare the same everywhere, or use a new topic"
     )

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 async def provision(bus: Bus, apply: bool) -> Sequence[Drift]:
     """Compare what the bus's subscriptions and outputs need with what is there, and create it with `apply`.
 
-    Returns every difference found. Raises Unsupported where the broker cannot be provisioned.
+    Returns every difference found. Raises Unsupported where the broker cannot be provisioned, Unavailable when it
+    cannot be reached.
     """
     async with bus._core() as core:
-        await core.link.wait()
+        if not core.link.up:
+            raise core.link.unavailable()
         if not isinstance(core.transport, Provisioner):
             raise Unsupported(f"{core.scheme}:// cannot be provisioned by Switchgear")
         wanted: list[Resource] = []
@@ -28,7 +30,7 @@ async def provision(bus: Bus, apply: bool) -> Sequence[Drift]:
             wanted += topic_resources(assembled.topic, assembled.plan, core.config.topic(assembled.topic.name))
             wanted += group_resources(assembled)
         for topic in {one.to.name: one.to for one in declared if one.to is not None}.values():
-            plan = await core.plan(topic, float("inf"), write=apply)
+            plan = await core.plan(topic, write=apply)
             wanted += topic_resources(topic, plan, core.config.topic(topic.name))
         unique: list[Resource] = []
         for resource in wanted:

@@ -11,12 +11,15 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from . import names
 from .codec import Decoders, codec
-from .config import Settings
+from .config import Config, resolve
+from .consumer import Consumer
 from .driver import Order, Outgoing
 from .envelope import attribute, rfc3339, static
-from .errors import RequestFailed, RequestTimeout
+from .errors import Misuse, NotSent, RequestFailed, RequestTimeout
 from .message import Message
 from .program import Program, Route
 
@@ -38,21 +41,40 @@ class Replies:
         self.topic = names.reply_topic(core.name)
         self.address = f"{self.topic}/{self.instance}"
         self._waiting: dict[str, asyncio.Future[Message[Any]]] = {}
-        self._consumer: Any = None
-
-    async def open(self, settings: Settings) -> None:
-        """Subscribe to the reply topic, before the first request."""
-        from .consumer import Consumer
-
         route = Route(schema=bytes, content_type="application/octet-stream", handle=self._take)
+        settings, _ = resolve(self.topic, None, {}, Config.load({}, bus=core.name))
         program = Program(
             topic=self.topic, group=None, settings=settings, order=Order.NONE,
-            physical=[self._core.physical(self.topic)], physical_group=None, leased=None, dead_letters="",
-            routes={None: route, "": route}, default_type=self.topic, private=True,
+            physical=[core.physical(self.topic)], physical_group=None, leased=None, dead_letters="",
+            routes={None: route}, default_type=self.topic, private=True,
         )  # fmt: skip
-        self._consumer = Consumer(program, self._core)
+        self._consumer = Consumer(program, core)
         self._consumer.start()
-        await self._consumer.ready
+
+    @property
+    def failed(self) -> bool:
+        """Whether no answer can be received any more."""
+        return self._consumer.finished.is_set()
+
+    async def ready(self, deadline: float) -> None:
+        """Return when subscribed, which must be before the first request. Raises Unavailable at the deadline."""
+        ready = self._consumer.ready
+        if not ready.done():
+            await asyncio.wait([ready], timeout=max(0.0, deadline - self._core.loop.time()))
+        if not ready.done():
+            if self._core.link.up:
+                raise NotSent(f"{self._core.url} did not let us subscribe to the answers before the timeout")
+            raise self._core.link.unavailable()
+        if ready.cancelled():
+            raise Misuse("the bus was closed")
+        ready.result()
+
+    def ask(self, out: Outgoing) -> Outgoing:
+        """The message as a request, whose answer is expected from now on."""
+        assert out.dedup is not None
+        self._waiting[out.dedup] = self._core.loop.create_future()
+        address = (self._core.transport.capabilities.binding + "replyto", self.address.encode())
+        return structs.replace(out, marked=True, headers=[*out.headers, address])
 
     async def _take(self, message: Message[Any]) -> object:
         attributes = message._attributes()
@@ -62,15 +84,10 @@ class Replies:
                 waiter.set_result(message)
         return None
 
-    def expect(self, id_: str) -> asyncio.Future[Message[Any]]:
-        future: asyncio.Future[Message[Any]] = asyncio.get_running_loop().create_future()
-        self._waiting[id_] = future
-        return future
-
-    async def wait(self, id_: str, schema: Any, timeout: float, topic: str) -> Any:
+    async def wait(self, id_: str, schema: Any, deadline: float, timeout: float, topic: str) -> Any:
         """The decoded answer to a request. Raises RequestTimeout, or RequestFailed with the responder's reason."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(deadline):
                 message = await self._waiting[id_]
         except TimeoutError:
             raise RequestTimeout(
@@ -84,11 +101,12 @@ class Replies:
         self._waiting.pop(id_, None)
 
     async def close(self, deadline: float) -> None:
-        if self._consumer is not None:
-            await self._consumer.stop(deadline)
+        """Stop listening; who still waits for an answer gets RequestFailed."""
+        await self._consumer.stop(deadline)
         for waiter in self._waiting.values():
             if not waiter.done():
                 waiter.set_exception(RequestFailed("the bus was closed before the answer came"))
+                waiter.exception()  # seen: perhaps its request is still being sent
 
 
 def is_reply_address(address: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ def seconds(value: Seconds) -> float:
     """A duration in seconds. Raises ConfigurationError for what is no duration."""
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, float) or type(value) is int:
+    if (isinstance(value, float) and not math.isnan(value)) or type(value) is int:
         return float(value)
     raise ConfigurationError(f"expected seconds as a number or a timedelta, got {value!r}")
 
