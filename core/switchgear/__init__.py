@@ -1,5 +1,7 @@
 """Switchgear: one small publish/subscribe API; the broker is a URL."""
 
+import logging as _logging
+
 from .bus import Bus
 from .errors import (
     CodecError,
@@ -46,6 +48,8 @@ from .router import Router
 from .runtime import run
 from .topic import Topic
 from .units import Seconds, When
+
+_logging.getLogger("switchgear").addHandler(_logging.NullHandler())  # quiet unless the program says otherwise
 
 __all__ = [
     "Batch",

@@ -542,7 +542,7 @@ def _without_namespace(url: str) -> str:
 def _checked_name(name: str) -> str:
     if not NAME.fullmatch(str(name)):
         raise ConfigurationError(
-            f"Bus: name is {name!r}; expected a letter, then letters, digits, '_', '.', '-', at most 80 characters in all"
+            f"Bus: name is {name!r}; expected a letter, then letters, digits, '_', '.', '-', at most 80 in all"
         )
     return name
 

@@ -69,12 +69,12 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     due: float | None = None
     """Not to be delivered before, unix seconds; only where `capabilities.delay` reaches that far."""
     expires: float | None = None
-    """Worthless after, unix seconds. A driver may use the broker's own time-to-live, or ignore it: the core judges too."""
+    """Worthless after, unix seconds. A driver may use the broker's time-to-live, or ignore it: the core judges too."""
     priority: int | None = None
     private: bool = False
     """Read by one group alone (retry, delay, dead letter, reply): a topic that `send` may create without a plan."""
     marked: bool = False
-    """The headers hold an attribute on which the core acts before the handler (expiry, reply address, attempt count)."""
+    """The headers hold an attribute on which the core acts before the handler (expiry, reply address, attempts)."""
 
 
 class Delivery(msgspec.Struct, gc=False):
@@ -237,8 +237,9 @@ class Capabilities:
 
 
 Revoked: TypeAlias = Callable[[Collection[str], bool], Awaitable[None]]
-"""Called by a source with the lanes that are taken away and whether they are already lost (then nothing may be settled).
-It may be called from inside `receive`; inside it only `settle` is legal, within `capabilities.revoke_within` seconds."""
+"""Called by a source with the lanes that are taken away and whether they are already lost (then nothing may be
+settled). It may be called from inside `receive`; inside it only `settle` is legal, within `capabilities.revoke_within`
+seconds."""
 
 
 class Source(Protocol):

@@ -10,6 +10,7 @@ from .config import Settings
 from .driver import Capabilities, Order, Registry, Transport
 from .errors import Unsupported
 from .plans import Plan
+from .plugins import tunes
 from .topic import ORDERS, Topic
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def negotiate(
         if after != "continue" and order is Order.NONE:
             need(
                 "dead_letter", f"after={after}", "refused",
-                "after= says what becomes of the key where order is kept; declare order='key' on the topic or leave it out",
+                "after= says what becomes of a key whose order is kept; declare order='key' on the topic, or omit it",
             )  # fmt: skip
         elif after == "park" and not isinstance(transport, Registry):
             need("dead_letter", "after=park", "refused", f"{scheme}:// keeps no registry rows; use after='continue'")
@@ -88,6 +89,9 @@ def negotiate(
     machinery("breaker", settings.breaker, "leave it out for now")
     machinery("rate", settings.rate, "lower concurrency= for now")
     machinery("inbox", settings.inbox, "use switchgear_sql.first_time in a transaction of your own")
+    for tuning in settings.tuning:
+        if tunes(tuning.scheme, scheme):
+            need("tuning", type(tuning).__name__, "refused", "a subscription has none yet; give it to Bus(tuning=[…])")
     if topic.priorities:
         need("priorities", list(topic.priorities), "refused", "priorities= has no machinery yet; use a topic for each")
     return needs

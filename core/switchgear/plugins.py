@@ -1,4 +1,4 @@
-"""Finding transports and codecs: pluggy project "switchgear", entry points `switchgear.transports` and `switchgear.codecs`.
+"""Finding transports and codecs: pluggy project "switchgear", entry points `switchgear.{transports,codecs}`.
 
 Only the entry point that a URL's scheme names is imported, so an installed transport costs nothing until it is used.
 """
@@ -24,6 +24,8 @@ hookimpl = pluggy.HookimplMarker("switchgear")
 
 TRANSPORTS = "switchgear.transports"
 CODECS = "switchgear.codecs"
+SECRET = ("pass", "pwd", "secret", "token", "credential", "apikey", "api_key", "access_key")
+"""What marks an option of a URL whose value is shown nowhere."""
 PLANNED = {
     "kafka": "kafka", "kafka+ssl": "kafka", "nats": "nats", "nats+tls": "nats", "pulsar": "pulsar",
     "pulsar+ssl": "pulsar", "pubsub": "pubsub", "sns": "sns",
@@ -83,12 +85,21 @@ def open_transport(url: str, tuning: Sequence[Any] = ()) -> Transport:
         both = " and ".join(f"{c.value} ({c.dist.name if c.dist else 'unknown distribution'})" for c in claims)
         raise ConfigurationError(f"two plugins claim the scheme {scheme}://: {both}; uninstall one of them")
     pm = manager()
-    pm.register(claims[0].load())
-    mine = [t for t in tuning if t.scheme == scheme.partition("+")[0]]
+    try:
+        pm.register(claims[0].load())
+    except ImportError as error:
+        raise TransportNotFound(f"the plugin {claims[0].value} for {scheme}:// cannot be imported: {error}") from error
+    mine = [t for t in tuning if tunes(t.scheme, scheme)]
     transport: Transport | None = pm.hook.open_transport(scheme=scheme, url=parts, tuning=mine)
     if transport is None:
         raise TransportNotFound(f"the plugin {claims[0].value} is registered for {scheme}:// but did not open it")
     return transport
+
+
+def tunes(tuned: str, scheme: str) -> bool:
+    """Whether a tuning for one scheme is for another too: one plugin may serve several (redis, rediss)."""
+    served = {claim.value for claim in _transports().get(scheme, ())}
+    return tuned == scheme or any(claim.value in served for claim in _transports().get(tuned, ()))
 
 
 def split(url: str) -> SplitResult:
@@ -96,8 +107,11 @@ def split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         _ = parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"malformed broker URL {redact(url)!r}: {error}") from None
+    except ValueError:  # its text may hold a part of the password
+        raise ConfigurationError(
+            f"malformed broker URL {_scheme_of(url)}://…: the port is no number up to 65535, or brackets do not match; "
+            "in user and password, '/', '?', '#', '@' and ':' are written as %2F, %3F, %23, %40 and %3A"
+        ) from None
     if not parts.scheme or "://" not in url:
         raise ConfigurationError(
             f"malformed broker URL {redact(url)!r}: expected scheme://…, for example sqlite:///app.db or redis://localhost"
@@ -105,19 +119,24 @@ def split(url: str) -> SplitResult:
     return parts
 
 
+def _scheme_of(url: str) -> str:
+    return url.partition("://")[0] if "://" in url else "…"
+
+
 def redact(url: str) -> str:
-    """The URL without its password and without option values that look secret, fit for logs and errors."""
+    """The URL without its password (or a lone user, which may be a token) and without option values that look secret;
+    fit for logs and errors."""
     head, at, tail = url.rpartition("@")
     if at:
-        scheme, slashes, user = head.partition("://")
+        scheme, slashes, user = head.partition("://") if "://" in head else ("", "", head)
         name, colon, _ = user.partition(":")
-        url = f"{scheme}{slashes}{name}{colon and ':***'}@{tail}"
+        url = f"{scheme}{slashes}{name + ':***' if colon else '***'}@{tail}"
     base, question, query = url.partition("?")
     if question:
         pairs = []
         for pair in query.split("&"):
             name, equals, _ = pair.partition("=")
-            secret = any(word in name.lower() for word in ("password", "secret", "token", "credential"))
+            secret = any(word in name.lower() for word in SECRET)
             pairs.append(f"{name}=***" if secret and equals else pair)
         url = f"{base}?{'&'.join(pairs)}"
     return url

@@ -95,8 +95,8 @@ class Router:
         check_knobs(knobs, where)
         if batch is not None and to is not None:
             raise ConfigurationError(f"{where}: batch= and to= exclude each other: publish from inside the handler")
-        if batch is not None and batch.size < 1:
-            raise ConfigurationError(f"{where}: batch is {batch!r}; expected Batch(size) with a size of 1 or more")
+        if batch is not None and not (isinstance(batch, Batch) and batch.size >= 1 and batch.wait >= 0):
+            raise ConfigurationError(f"{where}: batch is {batch!r}; expected Batch of 1 message, 0 s or more")
 
         def register(fn: Callable[..., Any]) -> Callable[..., Any]:
             check_signature(

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +21,40 @@ log = logging.getLogger("switchgear")
 
 
 async def serve(buses: Sequence[Bus], *, on_started: Callable[[], object] | None = None) -> None:
-    """Serve all buses until SIGTERM or SIGINT, or until one fails for good; then drain them all, each within its grace.
+    """Serve all buses until SIGTERM or SIGINT, or until one fails for good; then drain them all, each within its grace
+    from that moment.
 
-    A second signal ends the process at once (exit code 128 + signal). Raises what failed for good.
+    A second signal ends the process at once (exit code 128 + signal). Raises what failed for good (of several the
+    first, the others are logged), ConfigurationError where there is nothing to serve, Misuse outside the main thread.
     """
     if not buses:
         raise ConfigurationError("nothing to run: give at least one bus")
+    if not any(bus._all() for bus in buses):
+        which = ", ".join(repr(bus.name) for bus in buses)
+        raise ConfigurationError(f"nothing to run: {which} has no subscription; are its handlers imported?")
+    if threading.current_thread() is not threading.main_thread():
+        raise Misuse("serving until a signal belongs in the main thread: use `async with bus.serving():` elsewhere")
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+
+    def end() -> None:
+        if not stop.is_set():
+            for bus in buses:
+                bus._end_at = loop.time() + bus._grace  # one deadline for all that follows
+            stop.set()
 
     def signalled(number: int) -> None:
         if stop.is_set():
             os._exit(128 + number)
         log.info("%s: draining", signal.Signals(number).name)
-        stop.set()
+        end()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled, number)
     started: list[asyncio.Future[None]] = [loop.create_future() for _ in buses]
     tasks = [loop.create_task(_one(bus, stop, begun)) for bus, begun in zip(buses, started, strict=True)]
     stopping = loop.create_task(stop.wait())
-    ready: asyncio.Future[Any] = loop.create_task(asyncio.wait(started))
+    ready: asyncio.Future[Any] = asyncio.gather(*started)
     try:
         waited: list[asyncio.Future[Any]] = [ready, stopping, *tasks]
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -50,37 +64,46 @@ async def serve(buses: Sequence[Bus], *, on_started: Callable[[], object] | None
             if on_started is not None:
                 on_started()
         await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        stop.set()
+        end()
         for task, begun in zip(tasks, started, strict=True):
             if not begun.done():
                 task.cancel()
         await asyncio.wait(tasks)
-        ready.cancel()
-        for task in tasks:
-            if not task.cancelled():
-                task.result()
     finally:
-        stopping.cancel()
+        for task in (*tasks, stopping):
+            task.cancel()
+        await asyncio.wait([*tasks, stopping])
+        ready.cancel()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+        for bus in buses:
+            bus._end_at = None
+    failures = [task.exception() for task in tasks if not task.cancelled()]
+    failed = [failure for failure in failures if failure is not None]
+    for other in failed[1:]:
+        log.error("failed as well: %s: %s", type(other).__name__, other)
+    if failed:
+        raise failed[0]
 
 
 async def _one(bus: Bus, stop: asyncio.Event, started: asyncio.Future[None]) -> None:
     async with bus._core() as core, bus.serving():
         if not started.done():
             started.set_result(None)
-        stopped = asyncio.ensure_future(stop.wait())
-        failed = asyncio.ensure_future(core.failed.wait())
-        await asyncio.wait([stopped, failed], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        failed.cancel()
+        waits = [asyncio.ensure_future(event.wait()) for event in (stop, core.failed)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
 
 def run(*buses: Bus) -> None:
     """Serve these buses in this process until SIGTERM or SIGINT; returns after a clean drain.
 
     After a terminal failure the error is logged and the process exits with 1; so it does when a `def` handler was still
-    running at the deadline (its message comes again). Raises Misuse inside a running event loop.
+    running at the deadline (its message comes again). Raises ConfigurationError where there is nothing to run, Misuse
+    inside a running event loop or outside the main thread.
     """
     if asyncio._get_running_loop() is not None:
         raise Misuse("an event loop is running here: use `async with bus.serving():` instead of run()")
@@ -88,11 +111,11 @@ def run(*buses: Bus) -> None:
         asyncio.run(serve(buses))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except ConfigurationError:
+    except (ConfigurationError, Misuse):
         raise
     except Exception as error:
         log.error("ended: %s: %s", type(error).__name__, error)
-        print(f"switchgear: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"switchgear: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201  (logging may be off)
         raise SystemExit(1) from error
     finally:
         if any(bus._abandoned for bus in buses):

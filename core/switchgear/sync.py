@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+log = logging.getLogger("switchgear")
+
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
@@ -47,6 +50,9 @@ class Bus:
         self._bus: _bus.Bus | None = None
         self._attached = False
         self._closed = False
+        self._calls: set[Future[Any]] = set()
+        self._inherited: object = None
+        _ALL.add(self)
 
     @classmethod
     def attached(cls, bus: _bus.Bus, loop: asyncio.AbstractEventLoop) -> Bus:
@@ -79,6 +85,9 @@ class Bus:
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
+            for call in list(self._calls):  # of other threads, too late for the loop to see
+                if not call.done():
+                    call.set_exception(Misuse("the bus is closed"))
 
     def _ensure(self) -> tuple[asyncio.AbstractEventLoop, _bus.Bus]:
         try:
@@ -90,15 +99,15 @@ class Bus:
         with self._lock:
             if self._closed:
                 raise Misuse("the bus is closed")
-            if self._loop is not None and self._bus is not None and self._pid == os.getpid():
+            if self._pid == os.getpid() and self._loop is not None and self._bus is not None:
                 return self._loop, self._bus
+            if self._attached:
+                raise Misuse("this bus lives in the parent process: make a switchgear.sync.Bus of its own here")
             url, name, namespace = self._arguments
-            loop = asyncio.new_event_loop()
             bus = _bus.Bus(url, name=name, namespace=namespace)
-            started = threading.Event()
-            thread = threading.Thread(target=_turn, args=(loop, started), name="switchgear", daemon=True)
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=_turn, args=(loop,), name="switchgear", daemon=True)
             thread.start()
-            started.wait()
             try:
                 _submit(loop, bus.__aenter__()).result()
             except BaseException:
@@ -106,12 +115,22 @@ class Bus:
                 thread.join()
                 raise
             self._pid, self._loop, self._thread, self._bus = os.getpid(), loop, thread, bus
-            _OPEN.add(self)
             return loop, bus
+
+    def _forked(self) -> None:
+        """In a child process: the loop's thread does not exist here, and what it holds must not be touched (nor freed:
+        that would close the parent's connections)."""
+        self._inherited = (self._inherited, self._loop, self._bus, self._thread)
+        self._lock, self._calls = threading.Lock(), set()
+        if not self._attached:
+            self._loop = self._thread = self._bus = None
 
     def _call(self, make: Callable[[_bus.Bus], Coroutine[Any, Any, R]]) -> R:
         loop, bus = self._ensure()
-        return _submit(loop, make(bus)).result()
+        return self._run(loop, make(bus))
+
+    def _run(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, R]) -> R:
+        return _submit(loop, work, self._calls).result()
 
     # ---- what a bus does ------------------------------------------------------------------------------------------
 
@@ -146,11 +165,11 @@ class Bus:
     ) -> Iterator[Consumer[T]]:
         loop, bus = self._ensure()
         manager = bus.consumer(topic, group=group, start=start, idle=idle)
-        consumer: AsyncConsumer[T] = _submit(loop, manager.__aenter__()).result()
+        consumer: AsyncConsumer[T] = self._run(loop, manager.__aenter__())
         try:
-            yield Consumer(consumer, lambda work: _submit(loop, work).result())
+            yield Consumer(consumer, lambda work: self._run(loop, work))
         finally:
-            _submit(loop, manager.__aexit__(None, None, None)).result()
+            self._run(loop, manager.__aexit__(None, None, None))
 
 
 class Consumer(Iterator[Message[T]], Generic[T]):
@@ -184,40 +203,66 @@ class Consumer(Iterator[Message[T]], Generic[T]):
         self._run(message.reject(reason))
 
 
-def _turn(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
+def _turn(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    loop.call_soon(started.set)
     try:
         loop.run_forever()
     finally:
+        while left := asyncio.all_tasks(loop):
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 
 
-def _submit(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, R]) -> Future[R]:
+def _submit(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, R], calls: set[Future[Any]] | None = None
+) -> Future[R]:
     """Run a coroutine on the loop in a copy of this thread's context, so that correlation goes on across threads."""
     context = copy_context()
     future: Future[R] = Future()
+    if calls is not None:
+        calls.add(future)
+        future.add_done_callback(calls.discard)
+
+    async def carry() -> None:
+        try:
+            future.set_result(await work)
+        except asyncio.CancelledError:
+            future.set_exception(Misuse("the bus was closed"))
+        except BaseException as error:  # noqa: BLE001  (the caller's, who gets it)
+            future.set_exception(error)
 
     def begin() -> None:
-        async def carry() -> None:
-            try:
-                future.set_result(await work)
-            except BaseException as error:
-                future.set_exception(error)
+        task = loop.create_task(carry(), context=context)
+        future.add_done_callback(lambda _: task)  # the loop alone would not keep the task
 
-        tasks.add(task := loop.create_task(carry(), context=context))
-        task.add_done_callback(tasks.discard)
-
-    tasks: set[asyncio.Task[None]] = set()
-    loop.call_soon_threadsafe(begin)
+    try:
+        loop.call_soon_threadsafe(begin)
+    except RuntimeError:  # the loop is closed
+        work.close()
+        if calls is not None:
+            calls.discard(future)
+        raise Misuse("the bus is closed") from None
     return future
 
 
-_OPEN: WeakSet[Bus] = WeakSet()
+_ALL: WeakSet[Bus] = WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
-    for bus in list(_OPEN):
-        bus.close()
+    for bus in list(_ALL):
+        try:
+            bus.close()
+        except Exception:
+            log.exception("closing %r at exit failed", bus)
+
+
+def _after_fork() -> None:
+    for bus in list(_ALL):
+        bus._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

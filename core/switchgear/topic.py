@@ -1,4 +1,4 @@
-"""What is declared about a topic: its name, what it carries, its order. Publisher and consumers share the declaration."""
+"""What is declared about a topic: its name, what it carries, its order; publisher and consumers share it."""
 
 from __future__ import annotations
 

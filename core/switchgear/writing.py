@@ -73,9 +73,10 @@ class Writer:
         key: bytes | None = None
         if self._key is not None:
             try:
-                key = self._key(value).encode()
-            except Exception:  # rare: not text, surrogates, a failing function: the careful way tells which
-                key = self._key_of(value)
+                text = self._key(value)
+                key = text.encode() if text.isprintable() else self._key_of(value)
+            except Exception:  # noqa: BLE001  rare: not text, surrogates, a bug: the careful way tells which
+                key = None if value is None else self._key_of(value)
         if len(body) > self._body_limit or value is None:
             body = self._check_body(value, body, key)  # type: ignore[assignment]
         id_ = self._prefix + str(self._count())
@@ -109,7 +110,7 @@ class Writer:
         except ENCODE_ERRORS as error:
             raise encode_failed(error, self.topic.codec, self.topic.schema) from error
         given = options.get("key")
-        key = given.encode("utf-8", "surrogateescape") if given is not None else None
+        key = self._encode_key(given, "publish: key is") if given is not None else None
         if key is None and self._key is not None and value is not None:
             key = self._key_of(value)
         body = self._check_body(value, body, key)
@@ -173,9 +174,13 @@ class Writer:
             raise CodecError(
                 f"topic {self.topic.name!r}: key= failed for the value: {type(error).__name__}: {error}"
             ) from error
+        return self._encode_key(key, f"topic {self.topic.name!r}: key= returned")
+
+    @staticmethod
+    def _encode_key(key: object, where: str) -> bytes:
         if not isinstance(key, str):
-            raise CodecError(f"topic {self.topic.name!r}: key= returned {type(key).__name__}, expected str")
-        return key.encode("utf-8", "surrogateescape")
+            raise CodecError(f"{where} {type(key).__name__}, expected str")
+        return attribute("the key", key)
 
     def _check_body(self, value: object, body: bytes | None, key: bytes | None) -> bytes | None:
         name = self.topic.name

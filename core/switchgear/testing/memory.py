@@ -99,11 +99,12 @@ async def _in_memory(
     trace = Trace(buses, clock)
     url = f"memory://test-{secrets.token_hex(6)}"
     before = [(bus, bus._override, bus._config) for bus in buses]
-    for bus in buses:
-        bus.override(url=url)
-        bus._test_clock, bus._test_overrides, bus._test_taps = clock, depends, [trace._tap]
     try:
         async with AsyncExitStack() as stack:
+            for bus in buses:
+                bus.override(url=url)
+                bus._config = None  # read anew: its URL is put into the one it has
+                bus._test_clock, bus._test_overrides, bus._test_taps = clock, depends, [trace._tap]
             for bus in buses:
                 await stack.enter_async_context(bus.serving())
             yield trace
