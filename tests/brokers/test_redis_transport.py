@@ -374,8 +374,12 @@ async def test_broadcast(transport: RedisTransport, topic: str, client: Redis) -
     got = await take(all_, 3)
     assert bodies(got) == ["old", "1", "2"]
     assert await settle(all_, ACK, *got) == [None] * 3
-    assert await settle(all_, RETRY, got[0]) == [Refused]
-    assert all_.capabilities.retry_delay is None
+    began = time.monotonic()
+    assert await settle(all_, RETRY, got[0], seconds=0.3) == [None]
+    assert await settle(all_, RELEASE, got[1]) == [None]
+    again = await take(all_, 2)
+    assert [(d.body, d.deliveries, d.token) for d in again] == [(b"1", 1, got[1].token), (b"old", 2, got[0].token)]
+    assert 0.3 <= time.monotonic() - began < 0.9
     assert await client.xinfo_groups(topic) == []
 
 

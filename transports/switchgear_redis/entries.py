@@ -104,9 +104,14 @@ def foreign(f: Fields) -> tuple[bytes, bytes | None, bytes | None]:
     return _encode(text), b"application/json", None
 
 
+def fields(delivery: Delivery) -> Fields:
+    """The entry as the client replied it."""
+    return cast("Fields", delivery.native)
+
+
 def headers(delivery: Delivery) -> Headers:
     """The headers of a delivery from its `native`."""
-    f = cast("Fields", delivery.native)
+    f = fields(delivery)
     if _ours(f):
         return unpack(f[3])
     names = f[::2]

@@ -1,8 +1,11 @@
 """The Lua scripts: what has to happen on the server in one step.
 
-Names of keys: a stream is the topic's physical name. Beside it stand `<topic>:waiting:<group>` (entries that wait for
-their time, by due time in milliseconds), `<topic>:lapsed:<group>:<member>` (this member lost entries to another),
-`<topic>:settings` (retention in seconds, and how many messages were trimmed unread). Physical names hold no colon.
+Names of keys: a stream is the topic's physical name. Beside it stand
+`<topic>:waiting:<group>`: entries that wait for their time, by due time in milliseconds;
+`<topic>:leases:<group>`: each member's lease in milliseconds;
+`<topic>:lapsed:<group>:<member>`: this member lost entries to another;
+`<topic>:settings`: `retention` in seconds, and `lost`, how many messages were trimmed before they were handled.
+Physical names hold no colon.
 """
 
 from __future__ import annotations
@@ -30,6 +33,10 @@ def _script(text: str) -> Script:
 
 def waiting(topic: str, group: str) -> str:
     return f"{topic}:waiting:{group}"
+
+
+def leases(topic: str, group: str) -> str:
+    return f"{topic}:leases:{group}"
 
 
 def lapsed(topic: str, group: str, member: str = "") -> str:
@@ -246,8 +253,9 @@ local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
 return {out, gone, first and math.max(math.ceil(first - t), 0) or -1}"""
 )
 
-# KEYS stream, waiting; ARGV group, member, lease in ms, count, lapsed prefix, ms after which an empty member goes.
-# Takes over what dead members held. It looks at each member's own pending entries, so never at those that wait.
+# KEYS stream, waiting, leases; ARGV group, member, lease in ms of a member that told none, count, lapsed prefix, ms
+# after which an empty member goes. Takes over what dead members held: it looks at each member's own pending entries,
+# so never at those that wait.
 # Returns entries and how many were trimmed.
 REAP = _script(
     _HAND
@@ -264,9 +272,13 @@ for _, reply in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
     end
   elseif c.name ~= ARGV[2] then
     if c.pending == 0 then
-      if c.idle > tonumber(ARGV[6]) then redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], c.name) end
+      if c.idle > tonumber(ARGV[6]) then
+        redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], c.name)
+        redis.call('HDEL', KEYS[3], c.name)
+      end
     elseif room > 0 then
-      local rows = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', room, c.name)
+      local lease = redis.call('HGET', KEYS[3], c.name) or ARGV[3]
+      local rows = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', lease, '-', '+', room, c.name)
       if #rows > 0 then redis.pcall('SET', ARGV[5] .. c.name, 1, 'PX', 86400000) end
       for _, p in ipairs(rows) do
         out[#out + 1] = hand(KEYS[1], ARGV[1], ARGV[2], p[1], p[4] + 1) or nil
@@ -295,8 +307,8 @@ for i = 1, #KEYS, 2 do
 end
 return out""")
 
-# KEYS stream, waiting; ARGV group, member, count: gives back what this member holds; it leaves when nothing is left.
-# Returns how many may be left.
+# KEYS stream, waiting, leases; ARGV group, member, count: gives back what this member holds, and leaves when nothing
+# is left. Returns how many may be left.
 LEAVE = _script(
     _IDS
     + """
@@ -312,6 +324,7 @@ for _, p in ipairs(rows) do
 end
 if #rows == tonumber(ARGV[3]) then return #rows end
 redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+redis.call('HDEL', KEYS[3], ARGV[2])
 return 0"""
 )
 

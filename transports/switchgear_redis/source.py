@@ -81,7 +81,9 @@ class GroupSource:
         else:
             start = [at[name] for name in topics]
         made = [("XGROUP", "CREATE", name, self._group, id, "MKSTREAM") for name, id in zip(topics, start, strict=True)]
-        for reply in await wire.ask(made, wire.soon()):
+        lease = int(self._subscription.lease * 1000)
+        told = [("HSET", scripts.leases(name, self._group), self._member, lease) for name in topics]
+        for reply in await wire.ask([*made, *told], wire.soon()):
             if isinstance(reply, ResponseError) and "BUSYGROUP" not in str(reply):
                 raise refusal(wire.address, reply) from reply
         return start
@@ -94,6 +96,7 @@ class GroupSource:
         Raises Unavailable, and then reads back what this member holds; Lost when the group had vanished.
         """
         if self._closed.is_set():
+            await asyncio.sleep(0)  # whoever calls on must not starve the loop
             return []
         self._idle.clear()
         try:
@@ -254,12 +257,12 @@ class GroupSource:
     async def _tend(self, limit: int) -> list[Delivery]:
         """Take over from dead members, and now and then trim."""
         now, lease = self._time(), self._subscription.lease
-        self._tend_at = now + max(lease / 4, 0.05)
+        self._tend_at = now + min(max(lease / 4, 0.05), BLOCK)
         streams = [s for s in self._streams.values() if not s.lost]
         count = min(max(limit // max(len(streams), 1), 1), PAGE)
         commands = [
             call(
-                scripts.REAP, (s.name, s.waiting), self._group, self._member, int(lease * 1000),
+                scripts.REAP, (s.name, s.waiting, s.leases), self._group, self._member, int(lease * 1000),
                 0 if s.fence else count, scripts.lapsed(s.name, self._group), EMPTY_MEMBER,
             )
             for s in streams
@@ -281,6 +284,7 @@ class GroupSource:
     async def _touch(self, now: float) -> None:
         """Without room to read: a read of nothing, by which others see that this member is alive."""
         if now < self._touch_at:
+            await asyncio.sleep(0)  # whoever calls on must not starve the loop
             return
         self._touch_at = now + BLOCK
         nothing = f"{LAST}-0"  # not the very last id: inside Redis that one means ">"
@@ -334,7 +338,9 @@ class GroupSource:
                 async with asyncio.timeout(BLOCK):
                     await self._idle.wait()
             for stream in self._known.values():
-                command = call(scripts.LEAVE, (stream.name, stream.waiting), self._group, self._member, PAGE)
+                command = call(
+                    scripts.LEAVE, (stream.name, stream.waiting, stream.leases), self._group, self._member, PAGE
+                )
                 with suppress(Refused):
                     while await self._wire.one(*command, deadline=deadline):
                         pass

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from switchgear.driver import Delivery, Fence, Start
 
 from . import scripts
-from .wire import Wire, refusal
+from .wire import Wire, refusal, vanished
 
 FIRST, LAST = "0-0", "18446744073709551615"
 GRAIN = 0.001  # ms: less than what an id tells, more than what a float of seconds loses
@@ -25,6 +25,7 @@ class Stream:
         self.lane = f"{name}#{fence.revision}" if fence else ""
         self.row = row_key(fence.row) if fence else name  # a script's key has to be one that the user may touch
         self.waiting = scripts.waiting(name, group)
+        self.leases = scripts.leases(name, group)
         self.last = last
         """The id up to which this member has read."""
         self.cursor: str | None = "-" if fence else None
@@ -50,17 +51,18 @@ def entry_time(delivery: Delivery) -> float:
 
 
 async def start_ids(wire: Wire, topics: Sequence[str], start: Start) -> list[str]:
-    """The ids after which a new group, or a reader without one, begins."""
-    if isinstance(start, int | float):
-        return [f"{max(math.ceil(start * 1000 - GRAIN) - 1, 0)}-{LAST}"] * len(topics)
-    if start == "earliest":
+    """The ids after which a new group, or a reader without one, begins; a time to come is "new"."""
+    if start == "earliest" or not topics:
         return [FIRST] * len(topics)
     out: list[str] = []
-    for reply in await wire.ask([("XINFO", "STREAM", name) for name in topics], wire.soon()) if topics else ():
-        if isinstance(reply, ResponseError):
-            if "no such key" not in str(reply):
-                raise refusal(wire.address, reply) from reply
+    for reply in await wire.ask([("XINFO", "STREAM", name) for name in topics], wire.soon()):
+        if not isinstance(reply, ResponseError):
+            out.append(dict(zip(reply[::2], reply[1::2], strict=True))[b"last-generated-id"].decode())
+        elif vanished(reply):
             out.append(FIRST)
         else:
-            out.append(dict(zip(reply[::2], reply[1::2], strict=True))[b"last-generated-id"].decode())
-    return out
+            raise refusal(wire.address, reply) from reply
+    if start == "new":
+        return out
+    ms = max(math.ceil(start * 1000 - GRAIN) - 1, 0)
+    return [last if int(last.partition("-")[0]) <= ms else f"{ms}-{LAST}" for last in out]

@@ -32,12 +32,13 @@ from .source import GroupSource
 from .tuning import Settings
 from .wire import Command, Wire, call, refusal
 
+BODY = 16 << 20  # bytes: Redis takes more, and would be held up by it
 CAPABILITIES = Capabilities(
     sends=2,
     send_order=True,
     batch=100,
     batch_bytes=32 << 20,
-    body=16 << 20,
+    body=BODY,
     groups=True,
     broadcast=True,
     persistent=True,
@@ -85,15 +86,17 @@ class RedisTransport:
         now = time.time()
         topics: dict[str, list[int]] = {}
         delayed: list[int] = []
+        failed: set[tuple[str, bytes | None]] = set()
         for n, m in enumerate(batch):
-            if m.body is None:
-                outcomes[n] = Refused(f"{self._settings.address}: {m.topic!r}: there are no tombstones; send a body")
+            topic = m.topic
+            if m.body is None or len(m.body) > BODY or (failed and (topic, m.key) in failed):
+                outcomes[n] = self._unfit(m, failed)
             elif m.due is not None and m.due > now:
                 delayed.append(n)
-            elif m.topic in topics:
-                topics[m.topic].append(n)
+            elif topic in topics:
+                topics[topic].append(n)
             else:
-                topics[m.topic] = [n]
+                topics[topic] = [n]
         commands: list[Command] = []
         asked: list[list[int]] = []
         for topic, places in topics.items():
@@ -113,6 +116,16 @@ class RedisTransport:
         if wait is not None:
             self._confirmed(replies[-1], outcomes)
         return outcomes
+
+    def _unfit(self, m: Outgoing, failed: set[tuple[str, bytes | None]]) -> TransportError:
+        at = f"{self._settings.address}: {m.topic!r}"
+        if m.body is not None and len(m.body) <= BODY:
+            return NotSent(f"{at}: not stored, since an earlier message of its key was not")
+        if m.key is not None:
+            failed.add((m.topic, m.key))
+        if m.body is None:
+            return Refused(f"{at}: there are no tombstones; send a body")
+        return Refused(f"{at}: a body of {len(m.body)} bytes; at most {BODY} are taken")
 
     def _store(
         self, topic: str, batch: Sequence[Outgoing], places: list[int], outcomes: list[TransportError | None]

@@ -106,6 +106,7 @@ class Wire:
     def __init__(self, settings: Settings) -> None:
         self.address = settings.address
         self.patience = settings.tuning.timeout
+        self._closed = asyncio.Event()
         self._options = _options(settings)
         self._kind: type[Connection] = SSLConnection if settings.tls else Connection
         self._pool = BlockingConnectionPool(
@@ -124,11 +125,15 @@ class Wire:
         """
         with _Mapping(self.address) as state:
             async with asyncio.timeout_at(deadline):
+                if self._closed.is_set():
+                    raise Unavailable(f"{self.address}: the connection is closed")
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
                     state.sent = True
                     return await exchange(connection, commands)
                 finally:
+                    if self._closed.is_set():
+                        await connection.disconnect(nowait=True)
                     await self._pool.release(connection)
 
     async def one(self, *command: Any, deadline: float | None = None) -> Any:
@@ -143,7 +148,8 @@ class Wire:
         return Line(self.address, self._kind(**self._options))
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; what is under way fails."""
+        self._closed.set()
         with suppress(client.RedisError, OSError):
             await self._pool.disconnect()
 
