@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import secrets
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +66,6 @@ def leftovers() -> Callable[[], tuple[int, frozenset[threading.Thread], int]]:
 
     def count() -> tuple[int, frozenset[threading.Thread], int]:
         gc.collect()
-        return len(asyncio.all_tasks()), frozenset(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+        return len(asyncio.all_tasks()), frozenset(threading.enumerate()), len(list(Path("/proc/self/fd").iterdir()))
 
     return count

@@ -48,6 +48,7 @@ async def test_close_while_everything_is_busy(broker: str, topic: str) -> None:
     async def consume() -> None:
         while True:
             await member.settle(await member.source.receive(50))
+            await asyncio.sleep(0)
 
     tasks = [asyncio.create_task(publish()), asyncio.create_task(consume())]
     await asyncio.sleep(0.05)
@@ -73,7 +74,7 @@ async def test_the_loop_is_not_held_up(transport: Transport, topic: str) -> None
     beat = asyncio.create_task(heartbeat())
     cpu = time.process_time()
     wall = time.perf_counter()
-    for i in range(20):
+    for _ in range(20):
         await stored(transport, *(out(topic, bytes(2000), f"k{j}") for j in range(100)))
         await asyncio.sleep(0)
     await member.drain(2000)

@@ -9,11 +9,11 @@ from collections import defaultdict
 
 import pytest
 
-from switchgear.driver import Delivery, Order, Transport
+from switchgear.driver import Delivery, Order, Settlement, Transport
 from switchgear.errors import Lost, Refused
 
 from .conftest import Another
-from .member import ACK, RELEASE, RETRY, Member, Settlement, bodies, join, out, stored
+from .member import ACK, RELEASE, RETRY, Member, bodies, join, out, stored
 
 
 @pytest.fixture(autouse=True)

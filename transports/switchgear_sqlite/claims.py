@@ -29,6 +29,7 @@ ONE_KEY = b""  # the key of all, in total order
 
 Taken = tuple[int, int, bytes | None, bytes | None, bytes | None, bytes, float, int]
 """id, attempts, key, media, headers, body, time, marked."""
+BY_KEY = "sg_flight INDEXED BY sg_flight_key"  # said outright: the planner knows nothing of how many are parked
 COLUMNS = "m.key, m.media, m.headers, m.body, m.time, m.marked"
 
 
@@ -167,9 +168,11 @@ def _take_key(db: sqlite3.Connection, seat: Seat, key: bytes, limit: int, now: f
     if any(owner != seat.owner for (owner,) in blocking):
         return []
     room = min(limit, seat.run - len(blocking))
-    waits = "SELECT id FROM sg_flight WHERE grp = ? AND key = ? AND at"
+    waits = f"SELECT id FROM {BY_KEY} WHERE grp = ? AND key = ? AND at"
     back = db.execute(f"{waits} <= ? ORDER BY id LIMIT ?", (seat.group, key, now, room)).fetchall()
-    parked = db.execute(f"{waits} = ? ORDER BY id LIMIT ?", (seat.group, key, NEVER, room)).fetchall()
+    parked = db.execute(
+        f"{waits} = ? AND owner IS NULL ORDER BY id LIMIT ?", (seat.group, key, NEVER, room)
+    ).fetchall()
     return sorted(id for (id,) in back + parked)[:room]
 
 
@@ -312,9 +315,9 @@ def _wake(db: sqlite3.Connection, seat: Seat, keys: set[bytes], now: float) -> b
     if db.execute("SELECT 1 FROM sg_flight WHERE grp = ? AND at = ? LIMIT 1", (seat.group, NEVER)).fetchone() is None:
         return False
     woken = db.executemany(
-        "UPDATE sg_flight SET at = 0 WHERE grp = :group AND id = (SELECT id FROM sg_flight WHERE grp = :group AND "
-        "key = :key AND at = :never ORDER BY id LIMIT 1) AND :half >= (SELECT count(*) FROM sg_flight WHERE "
-        "grp = :group AND key = :key AND at > :now AND at < :never)",
+        f"UPDATE sg_flight SET at = 0 WHERE grp = :group AND id = (SELECT id FROM {BY_KEY} WHERE grp = :group AND "
+        "key = :key AND at = :never AND owner IS NULL ORDER BY id LIMIT 1) AND :half >= (SELECT count(*) FROM "
+        f"{BY_KEY} WHERE grp = :group AND key = :key AND at > :now AND at < :never)",
         [{"group": seat.group, "key": key, "never": NEVER, "half": seat.run // 2, "now": now} for key in keys],
     )
     return woken.rowcount > 0

@@ -127,6 +127,8 @@ class SqliteSource:
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         """Carry out verdicts in one transaction; Lost for what is no longer leased to this member."""
+        if not batch:
+            return []
         items: dict[str, list[Item]] = {}
         for s in batch:
             d = s.delivery
