@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+
+pytest_plugins = ["tests.brokers.fixtures"]
+
+
+def pytest_configure() -> None:
+    """Without this pytest-asyncio makes, before the first test, a loop that nobody closes."""
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(autouse=True)
