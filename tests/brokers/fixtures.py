@@ -7,12 +7,15 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from . import redis_server as recipes
 from .broker import Broker, NotRun
-from .certificates import Certificates, certificates
+
+if TYPE_CHECKING:
+    from .certificates import Certificates
 
 ADDRESS = os.environ.get("SWITCHGEAR_TEST_REDIS", "")
 """A Redis to use instead of local processes; tests that kill, pause or configure a server are then not run."""
@@ -94,10 +97,14 @@ def namespace() -> str:
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """A certificate authority, and a certificate for 127.0.0.1."""
+    from .certificates import certificates
+
     return certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session")
 def other_authority(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """An authority that signed nothing of the server's."""
+    from .certificates import certificates
+
     return certificates(tmp_path_factory.mktemp("other-certificates"))

@@ -72,6 +72,10 @@ async def nothing_revoked(lanes: Collection[str], lost: bool) -> None:
     raise AssertionError(f"revoked: {lanes}")
 
 
+async def ignored(lanes: Collection[str], lost: bool) -> None:
+    """For a member that is expected to lose its lease."""
+
+
 async def member(
     transport: RedisTransport, *topics: str, group: str | None = "g", start: Start = "earliest", lease: float = 30.0,
     fences: Mapping[str, Fence] | None = None,
@@ -463,6 +467,26 @@ async def test_member_without_the_lease_hands_out_nothing(
     assert revoked == [([f"{topic}#{old.revision}"], True)]
     assert await zombie.receive(2) == []
     assert revoked == [([f"{topic}#{old.revision}"], True)]
+    got: list[Delivery] = []
+    while len(got) < 3:
+        got += await owner.receive(10)
+    assert bodies(got) == ["1", "2", "3"]
+    assert await settle(owner, ACK, *got) == [None] * 3
+
+
+async def test_what_a_member_without_the_lease_read_keeps_its_place(
+    transport: RedisTransport, topic: str, namespace: str, client: Redis
+) -> None:
+    row = f"{namespace}sg.lease"
+    zombie = await member(transport, topic, fences={topic: await lease(transport, row, b"old")}, revoked=ignored)
+    assert await zombie.receive(1) == []
+    owner = await member(transport, topic, fences={topic: await lease(transport, row, b"new")})
+    assert await owner.receive(1) == []
+    await send(transport, topic, "1", "2")
+    assert await zombie.receive(1) == []  # it has read 1
+    assert [p["consumer"] for p in await client.xpending_range(topic, "g", "-", "+", 9)] == [zombie._member.encode()]  # type: ignore[attr-defined]
+    await zombie.close()
+    await send(transport, topic, "3")
     got: list[Delivery] = []
     while len(got) < 3:
         got += await owner.receive(10)

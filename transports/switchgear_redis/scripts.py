@@ -307,12 +307,14 @@ for i = 1, #KEYS, 2 do
 end
 return out""")
 
-# KEYS stream, waiting, leases; ARGV group, member, count: gives back what this member holds, and leaves when nothing
-# is left. Returns how many may be left.
+# KEYS stream, waiting, leases; ARGV group, member, count, "1" where the topic is leased: gives back what this member
+# holds, and leaves when nothing is left. What it holds of a leased topic stays, in order, for the holder of the lease.
+# Returns how many may be left.
 LEAVE = _script(
     _IDS
     + """
 local rows = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[3], ARGV[2])
+if ARGV[4] == '1' and #rows > 0 then return 0 end
 for _, p in ipairs(rows) do
   local m, s = parts(p[1])
   local added = redis.pcall('ZADD', KEYS[2], string.format('%.17g', m + math.min(s, 4095) / 4096), p[1])

@@ -338,9 +338,8 @@ class GroupSource:
                 async with asyncio.timeout(BLOCK):
                     await self._idle.wait()
             for stream in self._known.values():
-                command = call(
-                    scripts.LEAVE, (stream.name, stream.waiting, stream.leases), self._group, self._member, PAGE
-                )
+                keys, leased = (stream.name, stream.waiting, stream.leases), "1" if stream.fence else ""
+                command = call(scripts.LEAVE, keys, self._group, self._member, PAGE, leased)
                 with suppress(Refused):
                     while await self._wire.one(*command, deadline=deadline):
                         pass
