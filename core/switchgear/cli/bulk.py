@@ -20,7 +20,7 @@ from switchgear.knobs import PublishOptions
 from .execute import describe, note
 from .kept import Kept
 from .lines import Record
-from .stored import planned, stored_topic
+from .stored import connected, planned, stored_topic
 
 AT_ONCE = 1000  # publishes in flight: two of the largest batches that a transport prefers
 SHOWN = 3  # reasons that are shown at the end; all of them are in the file
@@ -75,6 +75,7 @@ class Summary:
 async def session(job: Job) -> AsyncGenerator[tuple[Bus, Topic[Any]]]:
     """An open bus and the topic to publish to; says so when no group reads it."""
     async with Bus(job.url, name="switchgear") as bus:
+        await connected(bus, job.timeout)
         exists = await _look(bus, job.topic)
         # A topic that exists keeps the order that it was made with; only a new one gets its order from us.
         new = job.key_field is not None and not exists

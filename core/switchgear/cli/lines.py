@@ -54,19 +54,24 @@ async def _read(fd: int) -> bytes:
 
 async def lines(source: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
     """Whole lines without their newline; a byte order mark at the start is dropped."""
-    rest, first = b"", True
+    begun: list[bytes] = []  # of the line that the last chunk left open
+    size, first = 0, True
     async for chunk in source:
         if first:
             chunk, first = chunk.removeprefix(b"\xef\xbb\xbf"), False
-        *whole, rest = (rest + chunk).split(b"\n")
-        if len(rest) > LONGEST:
+        head, newline, tail = chunk.partition(b"\n")
+        begun.append(head)
+        size += len(head)
+        if size > LONGEST:
             raise ConfigurationError(
                 f"a line of the input is longer than {LONGEST >> 20} MiB: is it JSON Lines or CSV?"
             )
-        if whole:
-            yield whole
-    if rest:
-        yield [rest]
+        if newline:
+            *whole, rest = tail.split(b"\n")
+            yield [b"".join(begun), *whole]
+            begun, size = [rest], len(rest)
+    if size:
+        yield [b"".join(begun)]
 
 
 async def json_records(

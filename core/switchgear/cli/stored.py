@@ -16,9 +16,9 @@ _PARTITION = re.compile(r"__\d+$")
 PATIENCE = 10.0  # seconds for the broker to be there
 
 
-async def connected(bus: Bus) -> Transport:
-    """The open bus's driver, once it has a connection. Raises Unavailable."""
-    await bus._running().connected(asyncio.get_running_loop().time() + PATIENCE)
+async def connected(bus: Bus, timeout: float = PATIENCE) -> Transport:
+    """The open bus's driver, once it has a connection. Raises Unavailable after `timeout` seconds."""
+    await bus._running().connected(asyncio.get_running_loop().time() + timeout)
     return bus.transport
 
 

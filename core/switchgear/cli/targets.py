@@ -56,7 +56,7 @@ def _called(target: str, factory: Any) -> Any:
     except SwitchgearError:
         raise
     except Exception as error:
-        traceback.print_exc()
+        _show(error)
         raise ConfigurationError(f"{target!r}: calling it without arguments raised {type(error).__name__}") from error
 
 
@@ -75,8 +75,16 @@ def _module(name: str) -> ModuleType:
             raise ConfigurationError(f"there is no module {name!r} here or among the installed packages") from None
         raise ConfigurationError(f"importing {name}{_line(error, name)}: {error}") from None
     except Exception as error:
-        traceback.print_exc()
+        _show(error)
         raise ConfigurationError(f"importing {name} raised {type(error).__name__}") from error
+
+
+def _show(error: Exception) -> None:
+    """The program's own traceback, without the frames of importing it."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith((__file__, "<frozen importlib")):
+        frame = frame.tb_next
+    traceback.print_exception(error.with_traceback(frame))
 
 
 def _line(error: BaseException, name: str) -> str:
