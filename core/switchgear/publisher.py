@@ -168,7 +168,6 @@ class Publisher:
         careful = not self._send_order
         batch: list[Entry] = []
         aside: list[Entry] = []
-        blocked: set[tuple[str, bytes]] = set()
         mine: set[tuple[str, bytes]] = set()
         size = 0
         looked = 0
@@ -179,8 +178,7 @@ class Publisher:
                 continue
             looked += 1
             name = entry.chain
-            if name is not None and (name in busy or name in blocked or (careful and name in mine)):
-                blocked.add(name)
+            if name is not None and (name in busy or (careful and name in mine)):
                 aside.append(entry)
                 continue
             size += entry.size
