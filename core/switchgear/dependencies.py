@@ -22,7 +22,7 @@ from .codec import admits_none, schema_name
 from .errors import CodecError, ConfigurationError
 from .knobs import Depends
 from .signature import EMPTY, Parameter, describe, function, is_async, provider_parameters
-from .threads import in_thread
+from .threads import call_in_thread, in_thread
 
 Getter: TypeAlias = Callable[[Any, Sequence[Any]], Any]
 """An argument, from the message (or the batch) and the values of the dependencies made so far."""
@@ -219,10 +219,10 @@ def _maker(provider: Callable[..., Any], services: Services) -> _Make:
         return construct
     pool = services.thread_pool()
 
-    async def call_in_thread(args: list[Any], kwargs: dict[str, Any], _stack: AsyncExitStack) -> Any:
-        return await in_thread(pool, partial(provider, *args, **kwargs))
+    async def call_plain(args: list[Any], kwargs: dict[str, Any], _stack: AsyncExitStack) -> Any:
+        return await call_in_thread(pool, partial(provider, *args, **kwargs))
 
-    return call_in_thread
+    return call_plain
 
 
 async def _leave(

@@ -7,7 +7,6 @@ calling (not only awaiting) may raise, a missing header for example.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
@@ -20,7 +19,7 @@ from .dependencies import Getter, Graph, Services, Step, binder
 from .errors import ConfigurationError
 from .message import Message
 from .signature import Parameter, Unresolved, admits, describe, handler_parameters, is_async
-from .threads import in_thread, without_stop_iteration
+from .threads import call_in_thread, outlive, without_stop_iteration
 
 __all__ = [
     "BatchCall",
@@ -170,7 +169,7 @@ def _invoker(fn: Callable[..., Any], services: Services) -> Callable[[list[Any],
     pool = services.thread_pool()
 
     async def in_pool(args: list[Any], kwargs: dict[str, Any]) -> Any:
-        result = await in_thread(pool, partial(fn, *args, **kwargs))
+        result = await call_in_thread(pool, partial(fn, *args, **kwargs))
         # A decorator may hide a coroutine function behind a plain one.
         return await result if inspect.isawaitable(result) else result
 
@@ -178,7 +177,7 @@ def _invoker(fn: Callable[..., Any], services: Services) -> Callable[[list[Any],
 
 
 def _run(executor: Executor, fn: Callable[..., Any], argument: Any) -> Awaitable[Any]:
-    return asyncio.get_running_loop().run_in_executor(executor, without_stop_iteration, fn, argument)
+    return outlive(executor.submit(without_stop_iteration, fn, argument))
 
 
 def _body(message: Any, _values: Sequence[Any]) -> Any:

@@ -18,7 +18,7 @@ OVERHEAD = 512  # bytes that a held delivery costs beside its body: measured wit
 class Lanes:
     """The deliveries of one subscription in this process."""
 
-    __slots__ = ("bytes", "chains", "delayed", "held", "moved", "order", "ready")
+    __slots__ = ("aside", "bytes", "chains", "delayed", "held", "moved", "order", "ready")
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -28,6 +28,8 @@ class Lanes:
         self.chains: dict[bytes, deque[Delivery] | None] = {}
         self.delayed: dict[Hashable, Delivery] = {}
         """By token, those that wait here for their next attempt and keep their chain meanwhile."""
+        self.aside: dict[Hashable, Delivery] = {}
+        """By token, those that nobody is to handle before a restart."""
         self.moved: dict[Hashable, Delivery | None] = {}
         """Of a held token: the delivery that took its place, or None if it is no longer ours and nothing is settled."""
         self.bytes = 0
@@ -42,6 +44,7 @@ class Lanes:
             token = delivery.token
             if token in held:
                 again += 1
+                del held[token]  # to the end: leases stay in order
                 self.moved[token] = held[token] = delivery
                 continue
             held[token] = delivery
@@ -74,8 +77,11 @@ class Lanes:
     def advance(self, delivery: Delivery) -> None:
         """The delivery is done with: the next of its chain is ready."""
         key = self.chain_of(delivery)
-        if key is None:
-            return
+        if key is not None:
+            self.advance_key(key)
+
+    def advance_key(self, key: bytes) -> None:
+        """Nothing of the chain is at work any more: its next is ready."""
         waiting = self.chains.get(key)
         if waiting:
             self.ready.append(waiting.popleft())
@@ -116,35 +122,76 @@ class Lanes:
             if chain:
                 yield from chain
 
-    def lose(self, tokens: Collection[Hashable], running: Collection[Hashable]) -> None:
-        """These are no longer ours: those not started are forgotten, of those that run the outcome settles nothing."""
-        gone = {token for token in tokens if token in self.held}
-        busy = gone.intersection(running)
-        for token in busy:
-            self.moved[token] = None
-        idle = gone - busy
-        if not idle:
-            return
-        heads = [d for d in self.ready if d.token in idle]
-        heads += [self.delayed.pop(token) for token in idle if token in self.delayed]
-        self._prune(self.ready, idle)
-        for chain in self.chains.values():
+    def lose(self, tokens: Collection[Hashable], busy: Collection[Hashable]) -> list[Delivery]:
+        """These are no longer ours. Those that nobody is at are forgotten; of the `busy` the outcome settles nothing.
+
+        Returns what followed them in their chains and is still ours: it may not be handled before them, so it is taken
+        out of the chains (still held) and is to be released.
+        """
+        held = self.held
+        gone = {token for token in tokens if token in held}
+        if not gone:
+            return []
+        followers: list[Delivery] = []
+        for key in {self.chain_of(held[token]) for token in gone}:
+            chain = self.chains.get(key) if key is not None else None
             if chain:
-                self._prune(chain, idle)
+                followers += [d for d in chain if d.token not in gone]
+                chain.clear()
+        for token in gone.intersection(busy):
+            self.moved[token] = None
+        idle = gone.difference(busy)
+        heads = [d for d in self.ready if d.token in idle]
+        if heads:
+            kept = [d for d in self.ready if d.token not in idle]
+            self.ready.clear()
+            self.ready.extend(kept)
+        for waiting in (self.delayed, self.aside):
+            heads += [waiting.pop(token) for token in idle if token in waiting]
         for token in idle:
-            self.free(self.held[token])
+            self.free(held[token])
         for head in heads:
             self.advance(head)
+        return followers
 
-    def take_out(self, tokens: Collection[Hashable]) -> None:
-        """Out of the queues, but still held."""
-        self._prune(self.ready, tokens)
-        for chain in self.chains.values():
-            if chain:
-                self._prune(chain, tokens)
+    def set_aside(self, deliveries: Iterable[Delivery]) -> None:
+        """Out of the queues and out of everybody's reach, but held."""
+        for delivery in deliveries:
+            self.aside[delivery.token] = delivery
+        out = self.aside
+        for queue in (self.ready, *(chain for chain in self.chains.values() if chain)):
+            if any(d.token in out for d in queue):
+                kept = [d for d in queue if d.token not in out]
+                queue.clear()
+                queue.extend(kept)
 
-    @staticmethod
-    def _prune(queue: deque[Delivery], tokens: Collection[Hashable]) -> None:
-        kept = [d for d in queue if d.token not in tokens]
-        queue.clear()
-        queue.extend(kept)
+    def restore(self, taken: Sequence[Delivery]) -> None:
+        """Give back what was taken in this order and not handled, each to its place: one of a chain is ready."""
+        heads: list[Delivery] = []
+        followers: list[Delivery] = []
+        seen: set[bytes] = set()
+        for delivery in taken:
+            key = self.chain_of(delivery)
+            if key is not None and key in seen:
+                followers.append(delivery)
+                continue
+            if key is not None:
+                seen.add(key)
+            heads.append(delivery)
+        self.follow_first(followers)
+        self.ready.extendleft(reversed(heads))
+
+    def follow_first(self, followers: Sequence[Delivery]) -> None:
+        """Put these, in this order, right behind the heads of their chains."""
+        for delivery in reversed(followers):
+            key = self.chain_of(delivery)
+            assert key is not None
+            chain = self.chains.get(key)
+            if chain is None:
+                chain = self.chains[key] = deque()
+            chain.appendleft(delivery)
+
+    def hold_again(self, delivery: Delivery) -> None:
+        """Hold what was handed out again while its settlement was on its way; it is only to be settled."""
+        self.held[delivery.token] = delivery
+        self.bytes += OVERHEAD + (len(delivery.body) if delivery.body is not None else 0)

@@ -30,6 +30,10 @@ class Skip(Exception):
         self.event = event
 
 
+class Unhandled(Reject):
+    """Dead letter: no handler of the group takes the message's type, so that none was called."""
+
+
 class OutputFailed(Exception):
     """What the handler returned could not be stored; the handler itself succeeded. The cause says why."""
 
@@ -111,7 +115,7 @@ class Program:
         if route is None:
             if self.settings.unhandled == "drop":
                 raise Skip("unhandled", f"no handler of the group takes the type {type_!r}")
-            raise Reject(f"no handler of the group takes the type {type_!r}")
+            raise Unhandled(f"no handler of the group takes the type {type_!r}")
         return route
 
     def reading(self, source: Source, failures: dict[Any, int]) -> Reading:

@@ -21,13 +21,11 @@ class Reading:
 
     def envelope(self, message: Message[Any]) -> Envelope:
         """The envelope; of undecodable attributes what a plain message has, so that reading never fails."""
-        delivery = message._received()
-        media = delivery.media
-        if media is not None and delivery.body is not None and is_structured(media):
-            return read_structured(delivery.body)
+        before = message._envelope
         try:
-            return read(self._source.headers(delivery), self._binding)
+            return self.check(message)
         except CodecError:
+            message._envelope = before
             return Envelope()
 
     def check(self, message: Message[Any]) -> Envelope:

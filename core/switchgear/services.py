@@ -18,9 +18,10 @@ class BusScope:
 
     async def get(self, provider: Callable[..., Any], open_: Callable[[], Awaitable[object]]) -> object:
         """The provider's value; of several that ask at once the first opens it, and a failure is not remembered."""
-        found = self._values.get(provider)
-        if found is not None:
-            return await asyncio.shield(found)
+        while (found := self._values.get(provider)) is not None:
+            await asyncio.wait([found])
+            if not found.cancelled():  # else whoever opened it was cancelled: somebody else has to
+                return found.result()
         future = self._values[provider] = asyncio.get_running_loop().create_future()
         try:
             value = await open_()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from switchgear.driver import HeaderLimits, Outgoing, Registry
 from switchgear.envelope import dead_letter
 from switchgear.message import Message
@@ -51,17 +49,22 @@ class Parked:
         self._prefix = prefix
         self._topic, self._group = topic, group
         self._keys: frozenset[bytes] = frozenset()
+        self._mine: set[bytes] = set()
 
     def __contains__(self, key: bytes | None) -> bool:
         return key is not None and key in self._keys
 
     async def refresh(self) -> None:
-        """Read the rows. Called after every receive: a key's next message comes after its row was written."""
-        rows: Mapping[str, object] = await self._registry.read(self._prefix + parked_prefix(self._topic, self._group))
-        self._keys = frozenset(row.value for row in rows.values())  # type: ignore[attr-defined]
+        """Read the rows. Called after every receive and before anything of it may be handled: a key's next message
+        comes after its row was written."""
+        before = set(self._mine)
+        rows = await self._registry.read(self._prefix + parked_prefix(self._topic, self._group))
+        self._mine -= before  # the rows tell of these
+        self._keys = frozenset(row.value for row in rows.values()) | self._mine
 
     async def park(self, key: bytes) -> None:
         """Hold a key back, before its dead letter is written."""
         name = self._prefix + parked_row(self._topic, self._group, key)
         await self._registry.write(name, key, expect=None, ttl=None)
+        self._mine.add(key)
         self._keys |= {key}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from switchgear.clock import Clock
 from switchgear.driver import Fence, Registry
-from switchgear.errors import Unavailable
+from switchgear.errors import TransportError
 
 log = logging.getLogger("switchgear.lease")
 
@@ -58,39 +58,60 @@ class Lease:
         told = False
         while True:
             began = self._clock.monotonic()
-            revision = await self._registry.write(self.row, self._member, expect=0, ttl=self._ttl)
+            revision = await self._take()
             if revision is not None:
-                self._revision = revision
                 self.until = began + self._ttl
                 return Fence(self.row, revision)
             if not told:
-                told = True
                 holder = (await self._registry.read(self.row)).get(self.row)
-                standby(holder.value.decode("utf-8", "replace") if holder else "another member")
+                if holder is None:
+                    continue  # it has just ended
+                told = True
+                standby(holder.value.decode("utf-8", "replace"))
             await self._clock.sleep(POLL)
 
-    async def keep(self) -> None:
-        """Renew until the lease is lost; then return. Never raises for an unreachable broker: time decides."""
+    async def _take(self) -> int | None:
+        """Write the row if there is none. Cancelled meanwhile, it still learns whether the lease is ours: `release`."""
+        writing = asyncio.ensure_future(self._registry.write(self.row, self._member, expect=0, ttl=self._ttl))
+        try:
+            self._revision = await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing], timeout=1.0)
+            if writing.done() and not writing.cancelled() and writing.exception() is None:
+                self._revision = writing.result()
+            writing.cancel()
+            raise
+        return self._revision
+
+    async def keep(self, renewed: Callable[[float], None]) -> None:
+        """Renew until the lease is lost; then return. `renewed` is told until when it is ours.
+
+        An unreachable broker ends it only by time.
+        """
         while self._revision is not None:
-            await self._clock.sleep(self._ttl / 3)
+            await self._clock.sleep(min(self._ttl / 3, max(0.0, self.until - self._clock.monotonic())))
             began = self._clock.monotonic()
+            if began >= self.until:
+                log.warning("lost the lease %s: not renewed in time", self.row)
+                break
             try:
-                async with asyncio.timeout(max(0.05, self.until - began)):
-                    renewed = await self._registry.write(self.row, self._member, expect=self._revision, ttl=self._ttl)
-            except (Unavailable, TimeoutError) as error:
-                if self._clock.monotonic() >= self.until:
-                    log.warning("lost the lease %s: %s", self.row, str(error) or "not renewed in time")
-                    break
+                async with asyncio.timeout(max(0.05, min(self._ttl / 3, self.until - began))):
+                    revision = await self._registry.write(self.row, self._member, expect=self._revision, ttl=self._ttl)
+            except (TransportError, TimeoutError) as error:
+                log.debug("the lease %s is not renewed: %s", self.row, str(error) or "no answer")
+                await self._clock.sleep(min(POLL, self._ttl / 10))
                 continue
-            if renewed is None:
+            if revision is None:
                 log.warning("lost the lease %s to another member", self.row)
                 break
             self.until = began + self._ttl
+            renewed(self.until)
         self._revision = None
         self.until = 0.0
+        renewed(0.0)
 
     async def release(self) -> None:
-        """Give the lease back, so that a stand-by takes over at once. Raises Unavailable."""
+        """Give the lease back, so that a stand-by takes over at once. Raises TransportError."""
         revision, self._revision = self._revision, None
         self.until = 0.0
         if revision is not None:

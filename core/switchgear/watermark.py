@@ -1,0 +1,305 @@
+"""Settling where the broker acknowledges by a position per lane (`Settling.CUMULATIVE`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Hashable, Sequence
+
+import msgspec
+
+from .clock import Clock, Timer
+from .driver import Delivery, Settlement, Source, Verdict
+from .errors import MaybeSent, NotSent, TransportError, Unavailable
+from .lanes import Lanes
+from .settling import Connection, Report
+
+COMMIT_EVERY = 1.0  # seconds between the watermarks of a busy lane
+COMMIT_AT = 2000  # or so many deliveries
+ACK = Verdict.ACK
+
+
+class Note(
+    msgspec.Struct, gc=False, rename={"base": "b", "attempts": "a", "fence": "f", "done": "d"}, omit_defaults=True
+):
+    """What is stored beside a watermark: the head's failures, the lane's fence, ranges finished ahead of the head."""
+
+    base: int = 0
+    """The head's offset; distances count from it."""
+    attempts: int = 0
+    fence: int = 0
+    done: list[tuple[int, int]] = []
+    """Inclusive ranges of distances from `base`, ascending."""
+
+
+class Span(msgspec.Struct):
+    """Deliveries that follow each other and are all finished; only the last is kept."""
+
+    low: int
+    high: int
+    n: int
+    last: Delivery
+
+
+class Lane:
+    """The deliveries of one broker lane, in order, until the watermark has passed them."""
+
+    __slots__ = ("dirty", "fence", "finished", "head", "last", "size", "track")
+
+    def __init__(self, note: Note, first: int) -> None:
+        self.track: deque[Delivery | Span] = deque()
+        self.size = 0
+        """Messages in `track`."""
+        self.last = first - 1
+        """The highest offset received."""
+        self.head: Delivery | None = None
+        """The last delivery before which all is finished."""
+        self.dirty = False
+        self.fence = note.fence + 1
+        self.finished = deque((note.base + low, note.base + high) for low, high in note.done)
+        """What a former owner finished ahead, as far as it has not come yet."""
+
+    def known(self, offset: int) -> bool:
+        """Whether a former owner finished it; asked with rising offsets."""
+        finished = self.finished
+        while finished and finished[0][1] < offset:
+            finished.popleft()
+        return bool(finished) and finished[0][0] <= offset
+
+
+class Cumulative:
+    """By a watermark per lane: the last delivery before which everything is finished, sent by count and by interval.
+
+    What finished ahead of it travels in the watermark's note, so that a new owner does not handle it again. Tokens end
+    in the delivery's offset (see `driver.Delivery.token`).
+    """
+
+    def __init__(
+        self, lanes: Lanes, source: Source, clock: Clock, link: Connection, report: Report, *,
+        failures: dict[Hashable, int],
+    ) -> None:  # fmt: skip
+        self._lanes, self._source, self._clock, self._link, self._report = lanes, source, clock, link, report
+        self._failures, self._limit = failures, source.capabilities.note
+        self.done: list[Delivery] = []
+        self._quiet: list[Delivery] = []
+        self._open: dict[str, Lane] = {}
+        self._since = 0
+        self._wake: asyncio.Future[None] | None = None
+        self._timer: Timer | None = None
+        self._loop = asyncio.get_running_loop()
+        self._running = True
+        self._lock = asyncio.Lock()
+
+    def admit(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Track a received batch; returns it without what is known to be finished."""
+        self._collect()
+        held = self._lanes.held
+        fresh: list[Delivery] = []
+        for delivery in batch:
+            offset = _offset(delivery)
+            lane = self._open.get(delivery.lane)
+            if lane is None:
+                lane = self._open[delivery.lane] = self._begin(delivery, offset)
+            delivery.fence = lane.fence
+            if offset <= lane.last:  # handed out again after an interruption
+                if delivery.token in held:
+                    fresh.append(delivery)
+                continue
+            lane.last = offset
+            lane.track.append(delivery)
+            lane.size += 1
+            if not lane.known(offset) or delivery.token in held:
+                fresh.append(delivery)
+        return fresh
+
+    def _begin(self, first: Delivery, offset: int) -> Lane:
+        text = self._source.note(first.lane)
+        note = Note()
+        if text:
+            try:
+                note = msgspec.json.decode(text, type=Note)
+            except msgspec.DecodeError:  # a note of another program: nothing is known to be finished ahead
+                note = Note()
+        if note.attempts > 0 and offset == note.base and first.token not in self._failures:
+            self._failures[first.token] = note.attempts
+        return Lane(note, offset)
+
+    def kick(self, n: int) -> None:
+        if self._timer is None:
+            self._timer = self._clock.call_at(self._clock.monotonic() + COMMIT_EVERY, self._now)
+
+    def put(self, settlement: Settlement) -> None:
+        """A verdict other than ACK has no meaning on a watermark: what is not finished holds it back."""
+        if settlement.verdict is ACK:
+            self._quiet.append(settlement.delivery)
+            self.kick(1)
+
+    def failed(self, delivery: Delivery) -> None:
+        lane = self._open.get(delivery.lane)
+        if lane is not None:
+            lane.dirty = True  # its note tells the attempts of the head
+            self.kick(1)
+
+    def full(self, window: int) -> frozenset[str]:
+        self._collect()
+        return frozenset(name for name, lane in self._open.items() if lane.size >= window)
+
+    def pending(self) -> set[Hashable]:
+        return {d.token for d in [*self.done, *self._quiet]}
+
+    @property
+    def due(self) -> bool:
+        return False
+
+    def _now(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _collect(self) -> None:
+        """Take what is done out of the held ones and move the heads."""
+        lanes = self._lanes
+        if self.done or self._quiet:
+            done, quiet = self.done, self._quiet
+            self.done, self._quiet = [], []
+            handled = 0
+            for i, delivery in enumerate([*done, *quiet]):
+                current = lanes.current(delivery)
+                lanes.free(delivery)
+                if current is None:
+                    continue
+                handled += i < len(done)
+                lane = self._open.get(current.lane)
+                if lane is not None:
+                    lane.dirty = True
+            self._since += len(done) + len(quiet)
+            if handled:
+                self._report.handled(handled)
+            self._report.settled()
+        held = lanes.held
+        for lane in self._open.values():
+            track = lane.track
+            while track:
+                first = track[0]
+                if isinstance(first, Span):
+                    lane.head = first.last
+                    lane.size -= first.n
+                elif first.token in held:
+                    break
+                else:
+                    lane.head = first
+                    lane.size -= 1
+                track.popleft()
+                lane.dirty = True
+        if self._since >= COMMIT_AT:
+            self._now()
+
+    def _settlements(self) -> list[Settlement]:
+        self._collect()
+        self._since = 0
+        batch: list[Settlement] = []
+        for lane in self._open.values():
+            if lane.dirty and lane.head is not None:
+                lane.dirty = False
+                batch.append(Settlement(lane.head, ACK, 0.0, self._note(lane)))
+        return batch
+
+    def _note(self, lane: Lane) -> str:
+        """The lane's state as text of at most `capabilities.note` bytes: what doesn't fit is handled again.
+
+        On the way what is finished ahead of the head is put together, so that nothing finished stays in memory.
+        """
+        held = self._lanes.held
+        track: deque[Delivery | Span] = deque()
+        for entry in lane.track:
+            if isinstance(entry, Span):
+                span = entry
+            elif entry.token in held:
+                track.append(entry)
+                continue
+            else:
+                offset = _offset(entry)
+                span = Span(offset, offset, 1, entry)
+            before = track[-1] if track else None
+            if isinstance(before, Span):
+                before.high, before.n, before.last = span.high, before.n + span.n, span.last
+            else:
+                track.append(span)
+        lane.track = track
+        first = track[0] if track else None
+        base = attempts = 0
+        if isinstance(first, Delivery):
+            base, attempts = _offset(first), self._failures.get(first.token, 0)
+        ranges = [(s.low - base, s.high - base) for s in track if isinstance(s, Span)]
+        while True:
+            text = msgspec.json.encode(Note(base, attempts, lane.fence, ranges)).decode()
+            if len(text) <= self._limit:
+                return text
+            if not ranges:
+                return ""
+            ranges = ranges[: len(ranges) * self._limit // len(text)]
+
+    async def run(self) -> None:
+        while self._running:
+            self._wake = self._loop.create_future()
+            if self.done or self._quiet:
+                self.kick(1)
+            await self._wake
+            while self._running:
+                try:
+                    await self.flush()
+                    break
+                except Unavailable as error:
+                    self._link.down(error)
+                    await self._link.wait()
+
+    async def flush(self) -> None:
+        async with self._lock:
+            batch = self._settlements()
+            if not batch:
+                return
+            try:
+                errors = await self._source.settle(batch)
+            except BaseException:
+                self._again(batch)
+                raise
+            later: TransportError | None = None
+            lost: list[Hashable] = []
+            for settlement, error in zip(batch, errors, strict=True):
+                if isinstance(error, (Unavailable, NotSent, MaybeSent)):
+                    later = error
+                    self._again([settlement])
+                elif error is not None:
+                    lost.append(settlement.delivery.token)
+            if lost:
+                self._report.lost(lost)
+            if later is not None:
+                raise Unavailable(f"{later}; the settlement is tried again") from later
+
+    def _again(self, batch: Sequence[Settlement]) -> None:
+        for settlement in batch:
+            lane = self._open.get(settlement.delivery.lane)
+            if lane is not None:
+                lane.dirty = True
+
+    def lose(self, lanes: Sequence[str]) -> None:
+        for name in lanes:
+            self._open.pop(name, None)
+
+    def forget(self) -> None:
+        self._lanes.free_all([*self.done, *self._quiet])
+        self.done, self._quiet = [], []
+        self._open.clear()
+
+    def stop(self) -> None:
+        self._running = False
+        self._now()
+
+
+def _offset(delivery: Delivery) -> int:
+    token = delivery.token
+    offset = token[-1] if isinstance(token, tuple) else token
+    assert isinstance(offset, int)
+    return offset

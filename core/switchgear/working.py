@@ -1,0 +1,191 @@
+"""The hot path: take what is ready, hand it over, note that it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET
+
+from .driver import Delivery
+from .emulate.dead_letters import PARKED
+from .envelope import Envelope
+from .errors import TransportError
+from .message import Message, handling
+from .outcomes import Reject
+from .program import Route, Skip
+from .settling import AT
+from .threads import Patience, patience
+
+if TYPE_CHECKING:
+    from .consumer import Consumer
+
+log = logging.getLogger("switchgear.consumer")
+
+SLICE = 0.002  # seconds that a worker may go on without letting the loop turn
+NEVER = float("inf")
+
+
+class Slot:
+    """One worker and what it is at."""
+
+    __slots__ = ("batch", "delivery", "overran", "patience", "started", "task")
+
+    def __init__(self, left: asyncio.Future[None], outlived: Callable[[Slot], None]) -> None:
+        self.delivery: Delivery | None = None
+        self.batch: Sequence[Delivery] = ()
+        self.started = NEVER
+        """When the handler began, on the consumer's clock; never, while none runs."""
+        self.overran: Delivery | None = None
+        """That whose handler was told that its time is over."""
+        self.patience = Patience(left, partial(outlived, self))
+        self.task: asyncio.Task[None]
+
+    @property
+    def current(self) -> Delivery | None:
+        """The delivery that is being handled, of a batch the first."""
+        return self.delivery or (self.batch[0] if self.batch else None)
+
+
+async def work(c: Consumer, slot: Slot) -> None:
+    """Handle one by one until the consumer ends."""
+    patience.set(slot.patience)
+    program, lanes, failures = c.program, c.lanes, c.failures
+    ready, chains, order = lanes.ready, lanes.chains, lanes.order
+    route = program.route
+    special = route is None or c.parked is not None
+    media, decode, handle = (b"", None, None) if route is None else (route.media, route.decode, route.handle)
+    clock, idle, new_future, enter = c.time, c.idle, c.loop.create_future, handling.set
+    undecoded: Any = UNSET
+    while not c.ending:
+        if not ready:
+            enter(None)
+            waiter = new_future()
+            idle.append(waiter)
+            await waiter
+            if idle and len(ready) > 1:
+                c.wake_one()
+        until = clock() + SLICE
+        while ready and not c.ending:
+            delivery = ready.popleft()
+            now = clock()
+            if now > until:
+                ready.appendleft(delivery)
+                await asyncio.sleep(0)
+                until = clock() + SLICE
+                continue
+            if c.room is not None and 2 * len(ready) <= c.prefetch:
+                c.wake_room()
+            if now > c.valid_until:  # the lease is over: no new handler; the keeper sees to the rest
+                ready.appendleft(delivery)
+                await asyncio.sleep(0.01)
+                break
+            slot.started = now
+            slot.delivery = delivery
+            message: Message[Any] = Message(delivery, c.reading, undecoded)
+            enter(message)
+            try:
+                body = delivery.body
+                if special or delivery.marked or body is None or delivery.media != media:
+                    await handle_unusual(c, message)
+                else:
+                    message._body = decode(body)  # type: ignore[misc]
+                    await handle(message)  # type: ignore[misc]
+            except BaseException as error:
+                await _failed(c, slot, message, error)
+                continue
+            slot.delivery = None
+            settler = c.settler
+            done = settler.done
+            done.append(delivery)
+            n = len(done)
+            if n == 1 or n == AT:
+                settler.kick(n)
+            if order:
+                key = delivery.key if order == 1 else b""
+                if key is not None:
+                    waiting = chains.get(key)
+                    if waiting:
+                        ready.append(waiting.popleft())
+                    else:
+                        chains.pop(key, None)
+            if failures:
+                failures.pop(delivery.token, None)
+
+
+def open_message(c: Consumer, message: Message[Any]) -> tuple[Route, Envelope]:
+    """Read all of a message: its envelope, its type, its body.
+
+    Raises Reject (parked), Skip (expired, a tombstone, a type that nobody takes), Unhandled, or CodecError.
+    """
+    delivery = message._received()
+    if c.parked is not None and c.lanes.chain_of(delivery) in c.parked:
+        raise Reject(PARKED)
+    envelope = c.reading.check(message)
+    if envelope.expires is not None and envelope.expires <= c.clock.now():
+        raise Skip("expired", "its expiry time has passed")
+    route = c.program.pick(message)
+    route.decode_into(message, delivery, envelope)
+    return route, envelope
+
+
+async def handle_unusual(c: Consumer, message: Message[Any]) -> None:
+    """Whatever the hot path does not do: several types, expiry, other codecs, tombstones, requests, parked keys."""
+    route, envelope = open_message(c, message)
+    value = await route.handle(message)
+    if envelope.reply_to is not None:
+        await answer(c, message, value, None)
+
+
+async def answer(c: Consumer, message: Message[Any], value: object, failure: str | None) -> None:
+    """Answer a request; at most once, so that an answer that could not be sent is only logged."""
+    try:
+        await c.host.reply(message, value, failure)
+    except TransportError as error:
+        log.warning("%s: the answer to request %s was not sent: %s", c.program.where, message.id, error)
+
+
+async def _failed(c: Consumer, slot: Slot, message: Message[Any], error: BaseException) -> None:
+    """A handler did not return. Carries out what follows; re-raises what is not the handler's doing."""
+    slot.started = NEVER
+    delivery = message._received()
+    failure = failure_of(c, slot, error)
+    if failure is None:
+        raise error
+    if await c.fate.conclude(message, failure):
+        c.lanes.advance(delivery)
+        c.wake_one()
+    slot.delivery = None
+
+
+def failure_of(c: Consumer, slot: Slot, error: BaseException) -> Exception | None:
+    """What went wrong, as the retry policy sees it; None where it is not the handler's doing: the worker is to end."""
+    overran = slot.overran is not None and slot.overran is slot.current
+    if isinstance(error, asyncio.CancelledError):
+        if c.left.done() or (slot.task.cancelling() and not overran):
+            return None
+        forgive(slot)
+        if overran:
+            return TimeoutError(f"the handler took longer than max_handling={c.settings.max_handling:g} s")
+        failure = RuntimeError("the handler was cancelled from within")
+        failure.__cause__ = error
+        return failure
+    if overran:
+        forgive(slot)
+    if isinstance(error, Exception):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        failure = RuntimeError(str(error))
+        failure.__cause__ = error
+        return failure
+    return None
+
+
+def forgive(slot: Slot) -> None:
+    """The handler that overran has ended: its cancellation concerns nobody any more."""
+    slot.overran = None
+    while slot.task.cancelling():
+        slot.task.uncancel()
