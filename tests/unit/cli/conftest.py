@@ -18,12 +18,15 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and a SQLite file in it as the broker."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory, and a SQLite file in it as the broker. Modules `sg_…` in it are for one test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SWITCHGEAR_URL", "sqlite:///broker.db")
     monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("sg_")]:
+        del sys.modules[name]
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,8 +26,8 @@ number = 5
 
 
 @pytest.fixture(autouse=True)
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with modules, as the working directory."""
+def modules(here: Path) -> None:
+    """Modules in the working directory."""
     files = {
         "sg_app": APP,
         "sg_runs": "from switchgear import Bus\nbus = Bus('memory://')\nbus.run()\n",
@@ -38,15 +36,10 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "sg_syntax": "def\n",
     }
     for name, text in files.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    (tmp_path / "sg_pkg").mkdir()
-    (tmp_path / "sg_pkg" / "__init__.py").write_text("")
-    (tmp_path / "sg_pkg" / "main.py").write_text(APP)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    yield tmp_path
-    for name in [name for name in sys.modules if name.startswith("sg_")]:
-        del sys.modules[name]
+        (here / f"{name}.py").write_text(text)
+    (here / "sg_pkg").mkdir()
+    (here / "sg_pkg" / "__init__.py").write_text("")
+    (here / "sg_pkg" / "main.py").write_text(APP)
 
 
 async def test_buses_factories_and_attributes() -> None:
