@@ -499,6 +499,9 @@ class Core:
         for observer in self._observers:
             observer.count(event, topic, group, n)
 
+    def abandoned(self) -> None:
+        self.bus._abandoned = True
+
     def buried(self, message: Message[Any], topic: str, group: str) -> None:
         for tap in self.taps:
             tap("dead_lettered", topic, group, message)
