@@ -109,8 +109,8 @@ class Writer:
             body: bytes | None = self._encode(value)
         except ENCODE_ERRORS as error:
             raise encode_failed(error, self.topic.codec, self.topic.schema) from error
-        given = options.get("key")
-        key = self._encode_key(given, "publish: key is") if given is not None else None
+        chosen = options.get("key")
+        key = self._encode_key(chosen, "publish: key is") if chosen is not None else None
         if key is None and self._key is not None and value is not None:
             key = self._key_of(value)
         body = self._check_body(value, body, key)
@@ -128,7 +128,11 @@ class Writer:
                 f"not by {due - now:.0f} s"
             )
         id_ = options.get("id") or self._ids.next()
-        headers = self._headers(id_, key, options.get("headers") or {}, expires, parent)
+        given = options.get("headers") or {}
+        if type(id_) is not str or not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            what = f"id is {id_!r}, expected str" if type(id_) is not str else "headers= expects a mapping"
+            raise ConfigurationError(f"publish: {what}")
+        headers = self._headers(id_, key, given, expires, parent)
         return Outgoing(
             topic=self._only or self._place(key), body=body, media=self._media, headers=headers, key=key,
             dedup=id_, due=due, expires=expires, marked=expires is not None,
