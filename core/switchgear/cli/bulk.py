@@ -16,6 +16,7 @@ import msgspec
 from switchgear import Bus, Topic
 from switchgear.errors import CodecError, TransportError, Unavailable
 from switchgear.knobs import PublishOptions
+from switchgear.topic import check_topic_name
 
 from .execute import describe, note
 from .kept import Kept
@@ -74,6 +75,7 @@ class Summary:
 @asynccontextmanager
 async def session(job: Job) -> AsyncGenerator[tuple[Bus, Topic[Any]]]:
     """An open bus and the topic to publish to; says so when no group reads it."""
+    check_topic_name(job.topic)
     async with Bus(job.url, name="switchgear") as bus:
         await connected(bus, job.timeout)
         exists = await _look(bus, job.topic)

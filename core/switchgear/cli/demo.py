@@ -60,8 +60,12 @@ async def _demo(
     from switchgear.demo.store import Store
     from switchgear.plugins import redact
 
+    from .stored import stored_topics
+    from .worker import lives_here
+
     url = url or f"sqlite:///{folder / 'broker.db'}"
-    mine = f"{url}{'&' if '?' in url else '?'}namespace=demo-{secrets.token_hex(4)}."  # apart from all else
+    namespace = f"demo-{secrets.token_hex(4)}."  # apart from all else on that broker
+    mine = f"{url}{'&' if '?' in url else '?'}namespace={namespace}"
     today, store = day(orders, seed), Store(folder / "shop.db")
     store.supply(today.items)
     store.expect((purchase["id"], purchase["id"] in today.poison) for purchase in today.purchases)
@@ -70,6 +74,9 @@ async def _demo(
     async with _shop(mine, settings, workers) as alive, Bus(mine, name="customers") as bus:
         await bus.publish_many("shop.purchases", today.purchases)
         finished = await _watch(store, alive)
+        left = [] if str(folder) in url or lives_here(mine) else await stored_topics(bus) or []
+    if left:
+        note(f"{redact(url)} keeps the topics of this run: {namespace}*")
     if not finished:
         note(f"nothing moved for {STALLED:g} s, or the shop closed early: the books as they stand")
     invariants = check(store)
