@@ -387,6 +387,22 @@ async def test_closing_while_a_topic_is_asked_for_tells_who_waits(use: Use) -> N
 
 
 @virtual
+async def test_who_opens_while_another_closes_waits_and_opens_anew(use: Use) -> None:
+    transport = ScriptedTransport(otherwise=after(5.0))
+    bus = use(transport)
+    await bus.__aenter__()
+    publishing = asyncio.create_task(bus.publish(plain, Item(1)))
+    await asyncio.sleep(0.1)
+    closing = asyncio.create_task(bus.close())
+    await asyncio.sleep(0.1)
+    async with bus:
+        assert (publishing.done(), transport.closed) == (True, 1)
+        await bus.publish(plain, Item(2))
+    await closing
+    assert (len(transport.stored), transport.closed) == (2, 2)
+
+
+@virtual
 async def test_the_grace_bounds_the_flush_and_then_the_truth_is_told(use: Use) -> None:
     transport = ScriptedTransport(otherwise=hang)
     bus = use(transport)
