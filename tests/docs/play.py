@@ -111,6 +111,7 @@ class Player:
             **{name: value for name, value in os.environ.items() if not name.startswith("SWITCHGEAR_")},
             "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]), "COLUMNS": "160", "NO_COLOR": "1",
             "TERM": "dumb", "PYTHONUNBUFFERED": "1", "TZ": "UTC", "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         }  # fmt: skip
 
     def play(self, block: Block) -> None:
