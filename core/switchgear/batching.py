@@ -32,7 +32,8 @@ async def work_batches(c: Consumer, slot: Slot) -> None:
             await _gather(c, batch, size, wait)
             c.gathered = []
             batch = _still_ours(c, batch)
-            if c.time() > c.valid_until or _ending(c):  # no new handler
+            ends = min((d.until for d in batch), default=c.valid_until)
+            if c.time() > min(c.valid_until, ends) or _ending(c):  # no new handler
                 c.lanes.restore(batch)
                 await asyncio.sleep(0 if _ending(c) else 0.01)
                 continue

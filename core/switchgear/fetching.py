@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -136,7 +137,10 @@ async def _over_outages(c: Consumer, ask: Callable[[], Awaitable[T]]) -> T | Non
 async def _take_for_good(source: Source, batch: Sequence[Delivery]) -> Sequence[Delivery]:
     """At most once: acknowledge before the handler sees anything; what could not be is left to the broker."""
     outcomes = await source.settle([Settlement(d, Verdict.ACK) for d in batch])
-    return [d for d, outcome in zip(batch, outcomes, strict=True) if outcome is None]
+    taken = [d for d, outcome in zip(batch, outcomes, strict=True) if outcome is None]
+    for delivery in taken:
+        delivery.until = math.inf  # it has no lease any more
+    return taken
 
 
 def _give_back(c: Consumer, batch: Sequence[Delivery]) -> None:

@@ -79,7 +79,7 @@ async def work(c: Consumer, slot: Slot) -> None:
                 continue
             if c.room is not None and 2 * len(ready) <= c.prefetch:
                 c.wake_room()
-            if now > c.valid_until:  # the lease is over: no new handler; the keeper sees to the rest
+            if now > c.valid_until or now > delivery.until:  # the lease is over: no new handler before it is renewed
                 ready.appendleft(delivery)
                 await asyncio.sleep(0.01)
                 break
