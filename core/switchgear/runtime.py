@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError, Misuse
 
@@ -51,13 +51,12 @@ async def serve(buses: Sequence[Bus], *, on_started: Callable[[], object] | None
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled, number)
-    started: list[asyncio.Future[None]] = [loop.create_future() for _ in buses]
+    started = [asyncio.Event() for _ in buses]
     tasks = [loop.create_task(_one(bus, stop, begun)) for bus, begun in zip(buses, started, strict=True)]
     stopping = loop.create_task(stop.wait())
-    ready: asyncio.Future[Any] = asyncio.gather(*started)
+    ready = loop.create_task(_all(started))
     try:
-        waited: list[asyncio.Future[Any]] = [ready, stopping, *tasks]
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([ready, stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
         if ready.done() and not stop.is_set():
             gc.collect()
             gc.freeze()  # what start-up made lives as long as the process: collections need not look at it again
@@ -66,14 +65,13 @@ async def serve(buses: Sequence[Bus], *, on_started: Callable[[], object] | None
         await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
         end()
         for task, begun in zip(tasks, started, strict=True):
-            if not begun.done():
+            if not begun.is_set():
                 task.cancel()
         await asyncio.wait(tasks)
     finally:
-        for task in (*tasks, stopping):
+        for task in (*tasks, stopping, ready):
             task.cancel()
-        await asyncio.wait([*tasks, stopping])
-        ready.cancel()
+        await asyncio.wait([*tasks, stopping, ready])
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         for bus in buses:
@@ -86,10 +84,14 @@ async def serve(buses: Sequence[Bus], *, on_started: Callable[[], object] | None
         raise failed[0]
 
 
-async def _one(bus: Bus, stop: asyncio.Event, started: asyncio.Future[None]) -> None:
+async def _all(events: Sequence[asyncio.Event]) -> None:
+    for event in events:
+        await event.wait()
+
+
+async def _one(bus: Bus, stop: asyncio.Event, started: asyncio.Event) -> None:
     async with bus._core() as core, bus.serving():
-        if not started.done():
-            started.set_result(None)
+        started.set()
         waits = [asyncio.ensure_future(event.wait()) for event in (stop, core.failed)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
