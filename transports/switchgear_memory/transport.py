@@ -101,6 +101,14 @@ class MemoryTransport:
         waited = False
         while (topic.senders and not waited) or topic.full(self._capacity):
             broker.trim()
+            if not topic.senders and not topic.full(self._capacity):
+                break
+            if broker.clock.monotonic() >= deadline and (full := topic.full(self._capacity)):
+                broker.loop.call_soon(topic.let_in)
+                return NotSent(
+                    f"topic {topic.name!r}: group {full.name!r} has {self._capacity} messages waiting and made no room "
+                    "in time; is it running? (option `capacity`, messages)"
+                )
             turn: asyncio.Future[None] = broker.loop.create_future()
             if waited:  # woken, and it was not enough: still the first in line
                 topic.senders.appendleft(turn)
@@ -121,13 +129,6 @@ class MemoryTransport:
             if self._broker is None:
                 broker.loop.call_soon(topic.let_in)
                 return NotSent(f"topic {topic.name!r}: memory://{self._name} was closed while this waited for room")
-            full = topic.full(self._capacity)
-            if full and broker.clock.monotonic() >= deadline:
-                broker.loop.call_soon(topic.let_in)
-                return NotSent(
-                    f"topic {topic.name!r}: group {full.name!r} has {self._capacity} messages waiting and made no room "
-                    "in time; is it running? (option `capacity`, messages)"
-                )
         if waited:
             broker.loop.call_soon(topic.let_in)  # the next in line looks for itself, after this one has stored
         return None
