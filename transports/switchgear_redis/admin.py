@@ -85,7 +85,7 @@ async def promote(wire: Wire, limit: int) -> float | None:
     left, failed = await wire.one(*call(scripts.PROMOTE, (DELAYED, DELAYED_MESSAGES), limit))
     if failed:
         raise refusal(wire.address, failed.decode(errors="replace"))
-    return None if left < 0 else left / 1000
+    return None if left < 0 else left / 1e6
 
 
 async def cancel(wire: Wire, topic: str, dedup: str) -> bool:

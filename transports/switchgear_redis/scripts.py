@@ -47,11 +47,14 @@ def settings(topic: str) -> str:
     return f"{topic}:settings"
 
 
+# Milliseconds with their fraction, so that nothing comes a moment too early; as text, since Lua's own has 14 digits.
 _NOW = """
 local function now()
   local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  return t[1] * 1000 + t[2] / 1000
 end
+local function text(ms) return string.format('%.3f', ms) end
+local function wait(first, t) return first and math.max(math.ceil((first - t) * 1000), 0) or -1 end
 """
 _IDS = """
 local function parts(id)
@@ -237,20 +240,20 @@ return {out, gone, last}"""
 )
 
 # KEYS stream, waiting, row; ARGV group, member, count, revision or "": what waited and is due.
-# Returns entries, how many were trimmed, milliseconds to the next (-1: none waits).
+# Returns entries, how many were trimmed, microseconds to the next (-1: none waits).
 DUE = _script(
     _NOW
     + _HAND
     + """
 local out, t = {}, now()
 if ARGV[4] ~= '' and redis.call('HGET', KEYS[3], 'r') ~= ARGV[4] then return {out, 0, -1} end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', t, 'LIMIT', 0, ARGV[3])) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(t), 'LIMIT', 0, ARGV[3])) do
   local p = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
   if p then out[#out + 1] = hand(KEYS[1], ARGV[1], ARGV[2], id, p[4] + 1) or nil end
   redis.call('ZREM', KEYS[2], id)
 end
 local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
-return {out, gone, first and math.max(math.ceil(first - t), 0) or -1}"""
+return {out, gone, wait(first, t)}"""
 )
 
 # KEYS stream, waiting, leases; ARGV group, member, lease in ms of a member that told none, count, lapsed prefix, ms
@@ -363,13 +366,13 @@ for i = 1, #ARGV, 8 do
 end
 return out""")
 
-# KEYS delayed, its messages; ARGV limit. Returns ms to the next (-1: none), and the first error met; a message whose
+# KEYS delayed, its messages; ARGV limit. Returns µs to the next (-1: none), and the first error met; a message whose
 # topic refuses it is tried again in a minute, behind the others.
 PROMOTE = _script(
     _NOW
     + """
 local t, failure = now(), false
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', t, 'LIMIT', 0, ARGV[1])) do
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', text(t), 'LIMIT', 0, ARGV[1])) do
   local packed = redis.call('HGET', KEYS[2], member)
   local r
   if packed then
@@ -381,14 +384,14 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', t, 'LIMIT',
   end
   if type(r) == 'table' and r.err then
     failure = failure or r.err
-    redis.pcall('ZADD', KEYS[1], t + 60000, member)
+    redis.pcall('ZADD', KEYS[1], text(t + 60000), member)
   else
     redis.call('ZREM', KEYS[1], member)
     redis.call('HDEL', KEYS[2], member)
   end
 end
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
-return {first and math.max(math.ceil(first - t), 0) or -1, failure}"""
+return {wait(first, t), failure}"""
 )
 
 # KEYS delayed, its messages; ARGV member. Returns 1 when it was taken back, before it was due.
@@ -417,10 +420,10 @@ if ARGV[2] ~= '1' then
   return found
 end
 if found == 0 or row[2] ~= ARGV[3] then
-  found = math.max(tonumber(redis.call('GET', KEYS[2]) or 0) + 1, now())
-  local text = string.format('%.0f', found)
-  redis.call('SET', KEYS[2], text)
-  redis.call('HSET', KEYS[1], 'r', text, 'v', ARGV[3])
+  found = math.max(tonumber(redis.call('GET', KEYS[2]) or 0) + 1, math.floor(now()))
+  local revision = string.format('%.0f', found)
+  redis.call('SET', KEYS[2], revision)
+  redis.call('HSET', KEYS[1], 'r', revision, 'v', ARGV[3])
   redis.call('ZADD', KEYS[3], 0, ARGV[1])
 end
 if ARGV[5] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[5]) else redis.call('PERSIST', KEYS[1]) end

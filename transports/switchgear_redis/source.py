@@ -251,7 +251,7 @@ class GroupSource:
         for stream, reply in zip(streams, await self._script(commands), strict=True):
             self._take(stream, reply, now + self._subscription.lease, out)
             if reply[2] >= 0:
-                self._due_at = min(self._due_at, now + reply[2] / 1000)
+                self._due_at = min(self._due_at, self._time() + reply[2] / 1e6)
         return out
 
     async def _tend(self, limit: int) -> list[Delivery]:

@@ -164,7 +164,7 @@ class RedisTransport:
                 places.remove(n)
                 continue
             token = m.dedup or secrets.token_hex(12)
-            due = math.ceil((m.due or 0.0) * 1000)
+            due = f"{(m.due or 0.0) * 1000:.3f}"
             arguments += (m.topic, token, due, m.body, packed, m.media or b"", m.key or b"", entries.kind(m))
         return call(scripts.DELAY, (admin.DELAYED, admin.DELAYED_MESSAGES), *arguments)
 
