@@ -86,9 +86,10 @@ async def faststream(setting: Setting) -> Sample:
     span = Span(n)
     broker = redis_broker("redis://localhost", middlewares=[First, Second])
 
-    @broker.subscriber("orders")
     async def handle(order: dict[str, Any]) -> None:
         span.see()
+
+    broker.subscriber("orders")(handle)
 
     async with TestRedisBroker(broker) as tested:
         for i in range(n):

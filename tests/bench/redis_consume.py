@@ -97,9 +97,10 @@ async def faststream(setting: Setting) -> Sample:
     span = Span(n)
     broker = redis_broker(setting.url)
 
-    @broker.subscriber(stream=StreamSub(stream, group="bench", consumer="one"))
     async def handle(order: dict[str, Any]) -> None:
         span.see()
+
+    broker.subscriber(stream=StreamSub(stream, group="bench", consumer="one"))(handle)
 
     await redis.xgroup_create(stream, "bench", id="0", mkstream=True)
     await broker.connect()

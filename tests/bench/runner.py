@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .brokers import BROKERS
@@ -29,7 +29,7 @@ class Result:
     """The samples of a workload by side; the n-th of each side are of the same round."""
 
     workload: Workload
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    samples: dict[str, list[Sample]]
 
 
 def measure(workload: Workload, rounds: int, scale: float, tell: Callable[[str], None]) -> Result:
