@@ -141,9 +141,9 @@ class Bus(Router):
         return self._resolve_namespace(self.url)
 
     def _resolve_namespace(self, url: str) -> str:
-        from urllib.parse import parse_qs, urlsplit
+        from urllib.parse import parse_qs
 
-        given = parse_qs(urlsplit(url).query).get("namespace")
+        given = parse_qs(url.partition("?")[2]).get("namespace")
         return given[0] if given else str(self._value("namespace", ""))
 
     @property

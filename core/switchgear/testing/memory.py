@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
     T = TypeVar("T")
 
-QUIET = 12  # turns of the loop without anything to do, after which nothing will come by itself
+QUIET = 12  # turns of a loop that hides what it has to do, after which nothing will come by itself
 
 
 class Trace:
@@ -57,14 +57,19 @@ class Trace:
 
     async def idle(self) -> None:
         """Return when nothing more happens without time passing: all that is due is handled and settled."""
+        scheduled = getattr(asyncio.get_running_loop(), "_ready", None)  # asyncio's own: what the loop has to do now
         quiet = 0
         while quiet < QUIET:
-            if any(self._busy(bus) for bus in self._buses):
+            busy = any(self._busy(bus) for bus in self._buses)
+            if busy and not scheduled:
                 quiet = 0
-                await asyncio.sleep(0.0005)
-            else:
-                quiet += 1
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.0005)  # a thread or a socket is at work
+                continue
+            await asyncio.sleep(0)
+            if scheduled is None:
+                quiet = 0 if busy else quiet + 1
+            elif not scheduled and not any(self._busy(bus) for bus in self._buses):
+                return
 
     @staticmethod
     def _busy(bus: Bus) -> bool:
