@@ -23,12 +23,12 @@ def address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def overall(buses: Iterable[Bus]) -> Health:
-    """The health of all buses as one; details by bus where there are several."""
+def overall(buses: Iterable[Bus], started: bool = True) -> Health:
+    """The health of all buses as one, not ready before all have `started`; details by bus where there are several."""
     states = {bus.name: bus.health() for bus in buses}
     return Health(
         live=all(state.live for state in states.values()),
-        ready=all(state.ready for state in states.values()),
+        ready=started and all(state.ready for state in states.values()),
         detail={
             (f"{name}: {what}" if len(states) > 1 else what): text
             for name, state in states.items()

@@ -65,12 +65,15 @@ async def _here(job: Job, health: str | None) -> int:
     log_to_stderr(job.log_level)
     buses = load(job.targets, job.urls)
 
-    def started() -> None:
+    started = asyncio.Event()
+
+    def on_started() -> None:
+        started.set()
         for bus in buses:
             note(f"{bus.name} serves on {redact(bus.url)}; Ctrl-C ends it")
 
-    async with probes(health, lambda: overall(buses)):
-        await serve_until_told(buses, started)
+    async with probes(health, lambda: overall(buses, started.is_set())):
+        await serve_until_told(buses, on_started)
     return 0
 
 

@@ -65,9 +65,10 @@ async def _work(sock: socket.socket) -> None:
     buses = load(job.targets, job.urls)
     if job.workers > 1:
         refuse_single_process(buses)
-    tasks = [asyncio.create_task(_report(writer, buses)), asyncio.create_task(_outlive_nobody(reader))]
+    started = asyncio.Event()
+    tasks = [asyncio.create_task(_report(writer, buses, started)), asyncio.create_task(_outlive_nobody(reader))]
     try:
-        await serve_until_told(buses)
+        await serve_until_told(buses, started.set)
     finally:
         for task in tasks:
             task.cancel()
@@ -90,16 +91,16 @@ def refuse_single_process(buses: list[Bus]) -> None:
             )
 
 
-async def _report(writer: asyncio.StreamWriter, buses: list[Bus]) -> None:
+async def _report(writer: asyncio.StreamWriter, buses: list[Bus], started: asyncio.Event) -> None:
     grace = max(bus._grace for bus in buses)
     with suppress(OSError):
         while True:
-            writer.write(msgspec.json.encode(Report(overall(buses), grace)) + b"\n")
+            state = overall(buses, started.is_set())
+            writer.write(msgspec.json.encode(Report(state, grace)) + b"\n")
             await writer.drain()
-            ready = overall(buses).ready
-            for _ in range(10):  # what changes is told at once: others wait for it
+            for _ in range(10):  # what changes is told sooner: others wait for it
                 await asyncio.sleep(BEAT / 10)
-                if overall(buses).ready != ready:
+                if overall(buses, started.is_set()).ready != state.ready:
                     break
 
 

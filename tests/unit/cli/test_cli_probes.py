@@ -88,3 +88,4 @@ async def test_several_buses_are_as_well_as_the_worst_of_them() -> None:
         assert together.detail["two: broker"] == "not open"
         async with two.serving():
             assert overall([one, two]).ready
+            assert not overall([one, two], started=False).ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
@@ -134,6 +135,26 @@ def test_the_rate_is_kept(sg: Run, here: Path) -> None:
     summary = json.loads(result.stdout)
     assert summary["stored"] == 21
     assert 0.38 <= summary["seconds"] < 5
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_an_interrupt_ends_the_reading_and_tells_where(
+    start: Start, sg: Run, here: Path, number: int, code: int
+) -> None:
+    (here / "orders.jsonl").write_text("".join(f"{n}\n" for n in range(1, 10_001)))
+    process = start("publish", "orders", "--file", "orders.jsonl", "--rate", "200")
+    assert process.stderr is not None
+    assert "no group reads" in process.stderr.readline()
+    messages = start("tail", "orders", "--from", "earliest", "--count", "20")  # some of it is there
+    while messages.wait(30) == 1:  # not even the topic
+        messages = start("tail", "orders", "--from", "earliest", "--count", "20")
+    process.send_signal(number)
+    out, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    stored = len(bodies(everything(sg, "orders")))
+    assert 20 <= stored < 10_000
+    assert f"{stored:,} stored, 0 failed" in out
+    assert f"stopped: interrupted; lines from {stored + 1} on were not tried" in errors
 
 
 @pytest.mark.parametrize(
