@@ -18,12 +18,14 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
 import threading
 import time
 import tomllib
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -32,6 +34,7 @@ import yaml
 
 from .pages import REDIS, Block, blocks
 
+PORT = "8080"
 PATIENCE = 30.0  # seconds for a command, and for what a running one is to print
 
 
@@ -217,9 +220,18 @@ class Player:
 
 
 def localized(text: str) -> str:
-    """The text with the address of the tests' own Redis."""
+    """The text with the address of the tests' own Redis, and a port that is free."""
     own = os.environ.get("DOCS_REDIS")
-    return text if own is None else re.sub(rf"{REDIS}(:6379)?(?![\w.])", own, text)
+    if own is not None:
+        text = re.sub(rf"{REDIS}(:6379)?(?![\w.])", own, text)
+    return text.replace(PORT, free_port()) if PORT in text else text
+
+
+@cache
+def free_port() -> str:
+    """In place of the port that pages name."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
 
 
 def plain(text: str) -> str:
@@ -278,14 +290,16 @@ def configuration(document: dict[str, Any], title: str | None) -> None:
 
 def main(page: Path) -> None:
     found = blocks(page)
-    told = "".join(block.text for block in found if block.language in ("console", "sh"))
+    told = "".join(block.text for block in found if "title" not in block.attributes or block.language == "toml")
     player = Player()
     sys.path.insert(0, "")
     try:
         for block in found:
             title = block.attributes.get("title")
-            if title is not None and title.endswith(".py") and Path(title).stem not in told:
-                fail(block, Wrong(f"no command uses {title}"))
+            if title is not None and title.endswith(".py"):
+                name = title.partition("/")[0].removesuffix(".py")
+                if name not in told:
+                    fail(block, Wrong(f"nothing uses {title}"))
             if block.not_run is None:
                 try:
                     player.play(block)
