@@ -11,6 +11,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
@@ -35,6 +36,8 @@ R = TypeVar("R")
 
 log = logging.getLogger("switchgear")
 
+FORK = 1.0  # seconds that a fork waits for calls of other threads
+
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
@@ -44,6 +47,7 @@ class Bus:
     def __init__(self, url: str | None = None, *, name: str | None = None, namespace: str = "") -> None:
         self._arguments = (url, name, namespace)
         self._lock = threading.Lock()
+        self._held = False
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -117,11 +121,23 @@ class Bus:
             self._pid, self._loop, self._thread, self._bus = os.getpid(), loop, thread, bus
             return loop, bus
 
+    def _hold(self) -> None:
+        """Before a fork: let calls end, for a moment, so that no client is copied in the middle of something."""
+        until = time.monotonic() + FORK
+        self._held = self._lock.acquire(timeout=FORK)
+        while self._calls and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def _let_go(self) -> None:
+        if self._held:
+            self._held = False
+            self._lock.release()
+
     def _forked(self) -> None:
         """In a child process: the loop's thread does not exist here, and what it holds must not be touched (nor freed:
         that would close the parent's connections)."""
         self._inherited = (self._inherited, self._loop, self._bus, self._thread)
-        self._lock, self._calls = threading.Lock(), set()
+        self._lock, self._held, self._calls = threading.Lock(), False, set()
         if not self._attached:
             self._loop = self._thread = self._bus = None
 
@@ -260,9 +276,13 @@ def _close_all() -> None:
             log.exception("closing %r at exit failed", bus)
 
 
-def _after_fork() -> None:
-    for bus in list(_ALL):
-        bus._forked()
+def _all(act: Callable[[Bus], None]) -> Callable[[], None]:
+    def each() -> None:
+        for bus in list(_ALL):
+            act(bus)
+
+    return each
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_all(Bus._hold), after_in_parent=_all(Bus._let_go), after_in_child=_all(Bus._forked))
