@@ -1,0 +1,61 @@
+"""The brokers of fault tests: a file, or a Redis that a test may kill."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.broker import Broker
+from tests.brokers.fixtures import OwnRedis, own_redis
+
+__all__ = ["own_redis"]
+
+LEASE = 3.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A broker for one test."""
+
+    url: str
+    server: Broker | None = None
+    """None for a file, which has no process of its own."""
+
+
+Places = Callable[[], Place]
+
+
+@pytest.fixture(scope="session")
+def redis_version() -> str:
+    """One version is enough here; the conformance tests run with both."""
+    return os.environ.get("SWITCHGEAR_FAULTS_REDIS", "8")
+
+
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.sqlite), pytest.param("redis", marks=pytest.mark.redis)])
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Places]:
+    """A new broker at each call."""
+    if request.param == "redis":
+        start: OwnRedis = request.getfixturevalue("own_redis")
+
+        def redis() -> Place:
+            broker = start()
+            return Place(broker.url, broker)
+
+        yield redis
+        return
+    made = iter(range(1000))
+
+    def sqlite() -> Place:
+        return Place(f"sqlite:///{tmp_path / f'broker-{next(made)}.db'}")
+
+    yield sqlite
+
+
+@pytest.fixture
+def place(places: Places) -> Place:
+    """A broker for this test alone."""
+    return places()

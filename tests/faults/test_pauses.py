@@ -1,0 +1,122 @@
+"""A broker that restarts or hangs, and a member that hangs beyond its lease."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.fixtures import OwnRedis
+
+from .conftest import LEASE, Place
+from .consuming import Consuming
+from .oracle import Handled, Oracle
+from .processes import Crew, Member, drained, until
+from .publishing import Publishing
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("what", ["restart", "pause"])
+async def test_broker_goes_away(what: str, own_redis: OwnRedis, tmp_path: Path) -> None:
+    broker = own_redis()
+    async with Crew(tmp_path / "crew") as crew:
+        oracle = Oracle(crew.folder)
+        oracle.published_path.touch()
+        given = Consuming(journal=str(oracle.handled_path), lease=LEASE, work=0.01)
+        consumers = [await crew.consumer(broker.url, given) for _ in range(2)]
+        publisher = await crew.start(
+            "publisher", "tests.faults.publishing", given=Publishing(url=broker.url, journal=str(oracle.published_path))
+        )
+        await until(lambda: len(oracle.look().handled) > 200, "messages flow", 15, *crew.members)
+        if what == "restart":
+            broker.stop()
+            await asyncio.sleep(1)
+            broker.start()
+        else:
+            broker.pause()
+            await asyncio.sleep(LEASE + 2)
+            broker.resume()
+        seen, stored = len(oracle.look().seen), len(oracle.stored)
+        await until(
+            lambda: len(oracle.look().seen) > seen + 200 and len(oracle.stored) > stored + 200, "messages flow again",
+            15, *crew.members,
+        )  # fmt: skip
+        assert all(member.alive for member in (publisher, *consumers))
+        publisher.signal(signal.SIGTERM)
+        assert await publisher.ended() == 0
+        await drained(oracle, *crew.members)
+        print(oracle)
+        oracle.judge(ordered=True)
+        assert not oracle.failed | oracle.unsure, "the outage was shorter than the timeout of publish"
+
+
+async def test_zombie_harms_nobody(place: Place, tmp_path: Path) -> None:
+    """A member that was stopped beyond its lease wakes up amid handlers: its settlements are refused."""
+    async with Crew(tmp_path / "crew") as crew:
+        oracle = Oracle(crew.folder)
+        oracle.published_path.touch()
+        given = Consuming(journal=str(oracle.handled_path), lease=LEASE, work=0.02)
+        zombie = await crew.consumer(place.url, given)
+        publisher = await crew.start(
+            "publisher", "tests.faults.publishing",
+            given=Publishing(url=place.url, journal=str(oracle.published_path), rate=3000, at_once=500),
+        )
+        await until(lambda: len(oracle.look().handled) > 200, "messages flow", 15, *crew.members)
+        heir = await crew.consumer(place.url, given)
+        for _ in range(3):
+            await freeze(zombie, place)
+            await asyncio.sleep(LEASE + 0.5)
+            await more(oracle, crew)
+            zombie.signal(signal.SIGCONT)
+            await more(oracle, crew)
+            zombie, heir = heir, zombie
+        publisher.signal(signal.SIGTERM)
+        assert await publisher.ended() == 0
+        await drained(oracle, *crew.members)
+        assert zombie.alive and heir.alive
+        print(oracle)
+        oracle.judge(ordered=True)
+        late = stale(oracle)
+        print(f"{len(late)} handlers returned after their key had gone to another member")
+        assert len(late) <= 3 * given.concurrency, f"a member that lost its keys began new handlers: {late[:10]}"
+
+
+async def freeze(member: Member, place: Place) -> None:
+    """SIGSTOP; not in the middle of a write to a file, since nobody could write until the process goes on or ends."""
+    while True:
+        member.signal(signal.SIGSTOP)
+        if place.server is not None:
+            return
+        with closing(sqlite3.connect(place.url.removeprefix("sqlite:///"), timeout=0.5, isolation_level=None)) as db:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                member.signal(signal.SIGCONT)
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+async def more(oracle: Oracle, crew: Crew) -> None:
+    """Wait until another 500 messages were handled."""
+    before = len(oracle.look().seen)
+    await until(lambda: len(oracle.look().seen) > before + 500, "messages flow", LEASE + 10, *crew.members)
+
+
+def stale(oracle: Oracle) -> list[Handled]:
+    """What was handled under a fence older than one seen before for its key; it must have been handled before."""
+    highest: dict[str, int] = {}
+    first: set[str] = set()
+    late: list[Handled] = []
+    for one in oracle.handled:
+        if one.fence < highest.get(one.key, 0):
+            assert one.id in first, f"{one} was handled first under an old fence"
+            late.append(one)
+        else:
+            highest[one.key] = one.fence
+        first.add(one.id)
+    return late
