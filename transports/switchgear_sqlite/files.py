@@ -51,7 +51,7 @@ async def open_files(path: str, tuning: SqliteTuning) -> Files:
         return schema.connect(path, tuning)
 
     watch = Watch(tuning.poll)
-    writer = Worker(path, opens, writing(path), tuning.busy_timeout)
+    writer = Worker(path, opens, writing(path, tuning.max_page_count), tuning.busy_timeout)
     reader = Worker(path, opens, reading(path), tuning.busy_timeout, watch.look)
     await writer.start()
     try:

@@ -13,8 +13,19 @@ from .schema import explained
 from .worker import Execute, Job, Outcome
 
 
-def writing(path: str) -> Execute:
-    """Run jobs in one transaction; they are told of it after the commit."""
+RESERVE = 1000  # pages that groups may use beyond `max_page_count`: to take a message takes room
+
+
+def writing(path: str, most: int | None = None) -> Execute:
+    """Run jobs in one transaction; they are told of it after the commit.
+
+    What is sent may fill the file up to `most` pages, the rest a little more, so that a full file can be read empty.
+    """
+
+    def run(db: sqlite3.Connection, job: Job) -> object:
+        if most is not None:
+            db.execute(f"PRAGMA max_page_count = {most if job.sending else most + RESERVE}")
+        return job.call(db)
 
     def execute(db: sqlite3.Connection, jobs: Sequence[Job]) -> list[Outcome]:
         outcomes, jobs = _begin(db, jobs, path)
@@ -22,7 +33,7 @@ def writing(path: str) -> Execute:
             return outcomes
         committing = False
         try:
-            results = [job.call(db) for job in jobs]
+            results = [run(db, job) for job in jobs]
             committing = True
             db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001  (whatever it is, it belongs to who waits)
