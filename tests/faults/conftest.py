@@ -35,7 +35,9 @@ def redis_version() -> str:
     return os.environ.get("SWITCHGEAR_FAULTS_REDIS", "8")
 
 
-@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.sqlite), pytest.param("redis", marks=pytest.mark.redis)])
+@pytest.fixture(
+    params=[pytest.param("sqlite", marks=pytest.mark.sqlite), pytest.param("redis", marks=pytest.mark.redis)]
+)
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Places]:
     """A new broker at each call."""
     if request.param == "redis":

@@ -60,6 +60,17 @@ class Member:
         """Wait until it has said this."""
         await until(lambda: text in self.said(), f"{self.name} says {text!r}", within, self)
 
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time so far."""
+        user, system = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self, field: str) -> int:
+        """KiB: "VmRSS" now, "VmHWM" the most so far."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition(f"{field}:")[2].split()[0])
+
     def _tail(self) -> str:
         lines = [line for line in self.said().splitlines() if " failed (attempt " not in line]
         return "\n".join(lines[-20:])
@@ -122,6 +133,12 @@ async def until(true: Callable[[], object], what: str, within: float, *members: 
         if loop.time() > limit:
             raise AssertionError(f"not within {within:g} s: {what}\n" + "\n".join(map(str, members)))
         await asyncio.sleep(POLL)
+
+
+async def more(oracle: Oracle, n: int, *members: Member, within: float = 20.0) -> None:
+    """Wait until `n` more messages were handled."""
+    goal = len(oracle.look().seen) + n
+    await until(lambda: len(oracle.look().seen) >= goal, f"{n} more messages are handled: {oracle}", within, *members)
 
 
 async def drained(oracle: Oracle, *members: Member, within: float = 15.0) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from switchgear import Bus, MaybeSent, Topic, TransportError
 
 from .jobs import Job, jobs
-from .oracle import ATTEMPTED, FAILED, STORED, UNSURE, Journal
+from .oracle import ATTEMPTED, FAILED, STORED, UNSURE, Journal, Lines
 
 
 class Publishing(msgspec.Struct, kw_only=True):
@@ -40,7 +40,7 @@ async def publish(given: Publishing) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    before = Path(given.journal).read_text().count(f"{ATTEMPTED} ")
+    before = sum(line.startswith(ATTEMPTED) for line in Lines(Path(given.journal)))
     gate = asyncio.Semaphore(given.at_once)
     burst = max(1, round(given.rate / 100))
     async with Bus(given.url, name="publisher") as bus, asyncio.TaskGroup() as tasks:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 from pathlib import Path
 
 import msgspec
@@ -17,7 +16,7 @@ import pytest
 from .conftest import Place
 from .consuming import Consuming
 from .oracle import Oracle
-from .processes import Crew, Member
+from .processes import Crew
 
 FULL = os.environ.get("SWITCHGEAR_FAULTS_FULL") == "1"
 MESSAGES, SECONDS = (1_000_000, 60) if FULL else (200_000, 15)
@@ -25,13 +24,6 @@ KEYS, SIZE = 1000, 256
 ALLOWED = 50 * 1024  # KiB over idle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def memory(member: Member, field: str) -> int:
-    """KiB: VmRSS now, or VmHWM the most so far."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{member.pid}/status").read_text())
-    assert found is not None
-    return int(found[1])
 
 
 def fill(path: Path) -> None:
@@ -51,7 +43,7 @@ async def test_memory_stays_flat(place: Place, tmp_path: Path) -> None:
         )
         waiting = await crew.consumer(place.url, work)
         await asyncio.sleep(1)
-        idle = memory(waiting, "VmRSS")
+        idle = waiting.memory("VmRSS")
         await waiting.kill()
         publisher = await crew.start(
             "publish", "switchgear.cli", "publish", "jobs", "--file", str(file), "--key-field", "key", "--json",
@@ -64,12 +56,13 @@ async def test_memory_stays_flat(place: Place, tmp_path: Path) -> None:
             before = len(oracle.look().handled)
             consumer = await crew.consumer(place.url, given)
             await asyncio.sleep(SECONDS)
-            peak = memory(consumer, "VmHWM")
+            peak = consumer.memory("VmHWM")
             handled = len(oracle.look().handled) - before
             await consumer.kill()
             print(
                 f"{MESSAGES:,} messages, {stuck:.0%} of the keys held: idle {idle / 1024:.1f} MiB, peak "
                 f"{peak / 1024:.1f} MiB (+{(peak - idle) / 1024:.1f}), {handled / SECONDS:,.0f} messages/s"
             )
+            assert ("Broken" in consumer.said()) == bool(stuck), "keys are held when and only when they are to be"
             assert handled > SECONDS * 500, f"only {handled} were handled:\n{consumer}"
             assert peak - idle <= ALLOWED

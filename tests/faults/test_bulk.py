@@ -13,7 +13,7 @@ import pytest
 from .conftest import Place
 from .consuming import Consuming
 from .oracle import Oracle, now
-from .processes import Crew, drained, until
+from .processes import Crew, drained
 
 LINES = int(os.environ.get("SWITCHGEAR_FAULTS_LINES", "300000"))
 KEYS = 500

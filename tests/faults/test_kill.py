@@ -36,9 +36,7 @@ class Scene:
         )  # fmt: skip
 
     async def consume(self) -> Member:
-        given = Consuming(
-            journal=str(self.oracle.handled_path), order=self.order, lease=LEASE, work=0.02, failing=0.02
-        )
+        given = Consuming(journal=str(self.oracle.handled_path), order=self.order, lease=LEASE, work=0.02, failing=0.02)
         member = await self.crew.consumer(self.place.url, given)
         self.consumers.append(member)
         return member

@@ -12,7 +12,7 @@ import pytest
 from .conftest import LEASE, Place
 from .consuming import Consuming
 from .oracle import Oracle, now
-from .processes import Crew, drained, until
+from .processes import Crew, drained, more
 from .publishing import Publishing
 
 GRACE = 5.0
@@ -33,9 +33,8 @@ async def test_sigterm_under_load(order: str, place: Place, tmp_path: Path) -> N
             "publisher", "tests.faults.publishing",
             given=Publishing(url=place.url, journal=str(oracle.published_path), order=order, rate=1500),
         )  # fmt: skip
-        for _ in range(5):
-            seen = len(oracle.look().seen)
-            await until(lambda: len(oracle.look().seen) > seen + 500, "the load goes on", 30, *crew.members)
+        for _ in range(4):
+            await more(oracle, 500, *crew.members)
             await asyncio.sleep(dice.uniform(0, 0.3))
             last = oracle.look().handled[-1].pid
             busy = next(c for c in consumers if c.pid == last)

@@ -42,7 +42,10 @@ async def test_standby_takes_over(own_redis: OwnRedis, tmp_path: Path) -> None:
         async def first_of(member: Member, since: float) -> float:
             """Seconds until the first handler of `member` returned."""
             await until(
-                lambda: any(h.pid == member.pid for h in oracle.look().handled), f"{member.pid} works", 15, *crew.members
+                lambda: any(h.pid == member.pid for h in oracle.look().handled),
+                f"{member.pid} works",
+                15,
+                *crew.members,
             )
             return next(h.at for h in oracle.handled if h.pid == member.pid) - since
 
