@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from .schema import explained
 from .worker import Execute, Job, Outcome
 
-
 RESERVE = 1000  # pages that groups may use beyond `max_page_count`: to take a message takes room
 
 
