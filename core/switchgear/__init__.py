@@ -1,6 +1,7 @@
 """Switchgear: one small publish/subscribe API; the broker is a URL."""
 
 import logging as _logging
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from .bus import Bus
 from .errors import (
@@ -43,11 +44,22 @@ from .knobs import (
 from .message import Message
 from .observer import Observer
 from .outcomes import Drop, Reject, RetryAfter
-from .pull import Consumer
 from .router import Router
 from .runtime import run
 from .topic import Topic
 from .units import Seconds, When
+
+if _TYPE_CHECKING:
+    from .pull import Consumer
+else:
+
+    def __getattr__(name: str) -> object:
+        if name == "Consumer":  # brings all of the consuming half along, which a publisher does not need
+            from .pull import Consumer
+
+            return Consumer
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 _logging.getLogger("switchgear").addHandler(_logging.NullHandler())  # quiet unless the program says otherwise
 

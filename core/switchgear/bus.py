@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -11,31 +12,29 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from .clock import Clock
 from .config import Config
-from .core import PUBLISH, Core, topic_resources
-from .driver import Outgoing, Resource, Scheduling, Transport
 from .errors import ConfigurationError, Misuse, SwitchgearError, TransportError, Unsupported
 from .health import Health
-from .knobs import Middleware, PublishOptions, Tuning
+from .knobs import PUBLISH, Middleware, PublishOptions, Tuning
 from .message import Message, handling
 from .observer import Observer
 from .router import Declared, Router, as_topic
-from .supervision import again
 from .topic import Topic
 from .units import Seconds, seconds
-from .writing import Writer
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
     from typing_extensions import TypeVar as TypeVarDefault
 
     from .consumer import Consumer as Engine
+    from .core import Core
+    from .driver import Outgoing, Resource, Transport
     from .pull import Consumer
+    from .writing import Writer
 
     D = TypeVarDefault("D", default=Any)
 else:
@@ -181,7 +180,7 @@ class Bus(Router):
         if core is not None:
             await self._release(core, self._deadline())
         if exc is None and core is not None and core.link.terminal is not None:
-            raise again(core.link.terminal)
+            raise core.link.unavailable()
 
     async def close(self) -> None:
         """Close now, within `grace`: drain, flush, leave. Idempotent. Raises Misuse in another event loop."""
@@ -218,6 +217,8 @@ class Bus(Router):
         url, _ = config.url(self._code["url"])
         self._open_namespace = self._resolve_namespace(url)
         self._provision = str(self._value("provision", "create"))
+        from .core import Core
+
         core = Core(self, _without_namespace(url), self._tuning, config, self._test_clock)
         if self._test_overrides is not None:
             core.overrides = self._test_overrides
@@ -283,6 +284,8 @@ class Bus(Router):
 
     @asynccontextmanager
     async def _serving(self, routers: Sequence[Router]) -> AsyncIterator[None]:
+        from .core import topic_resources
+
         declared: list[Declared] = []
         for router in routers or (self,):
             declared.extend(router._all())
@@ -487,6 +490,8 @@ class Bus(Router):
 
         Raises Unsupported where the broker cannot.
         """
+        from .driver import Scheduling
+
         core = self._running()
         transport = core.transport
         if not isinstance(transport, Scheduling):
@@ -554,6 +559,6 @@ def _main_name() -> str:
         name = spec.name.removesuffix(".__main__").rpartition(".")[2]
     else:
         path = getattr(main, "__file__", None)
-        name = Path(path).stem if path else "app"
+        name = os.path.splitext(os.path.basename(path))[0] if path else "app"  # noqa: PTH119, PTH122  (pathlib is slow)
     clean = re.sub(r"[^A-Za-z0-9_-]", "-", name).strip("-_") or "app"
     return (clean if clean[0].isalpha() else f"app-{clean}")[:80]

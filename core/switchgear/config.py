@@ -20,7 +20,6 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any, cast
 
 from .errors import ConfigurationError
@@ -66,9 +65,8 @@ class Config:
         if config is None:
             config = environ.get("SWITCHGEAR_CONFIG") or None
         if config is not None:
-            return cls(_read(Path(config)), str(config), bus, environ)
-        path = Path(FILE)
-        return cls(_read(path) if path.is_file() else {}, FILE, bus, environ)
+            return cls(_read(config), str(config), bus, environ)
+        return cls(_read(FILE) if os.path.isfile(FILE) else {}, FILE, bus, environ)  # noqa: PTH113
 
     def override(self, *, url: str) -> None:
         """Let the command line's (or a test's) URL go before all others."""
@@ -211,11 +209,12 @@ class Config:
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: str | PathLike[str]) -> dict[str, Any]:
     import tomllib
+    from pathlib import Path
 
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(Path(path).read_bytes().decode())
     except FileNotFoundError:
         raise ConfigurationError(f"there is no configuration file {str(path)!r}") from None
     except OSError as error:

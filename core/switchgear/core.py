@@ -22,7 +22,7 @@ from .errors import ConfigurationError, MaybeSent, Misuse, NotFound, NotSent, Sw
 from .guarantees import Need, negotiate, refuse
 from .handlers import body_schema, compile_batch, compile_handler
 from .health import Health
-from .knobs import Handler, Middleware
+from .knobs import PUBLISH, Handler, Middleware
 from .message import Message, handling
 from .middleware.timeout import timeout as timeout_middleware
 from .plans import Plan, agree
@@ -45,7 +45,6 @@ T = TypeVar("T")
 log = logging.getLogger("switchgear")
 
 CONNECT = 5.0  # seconds that opening a bus waits for its broker before it goes on in the background
-PUBLISH = 30.0  # seconds of a publish's default timeout
 PROMOTE, PROMOTE_MOST = 1000, 0.5  # messages moved at once; seconds between looks at what is due
 PAUSE = 0.1  # seconds before what the broker did not answer is asked again
 

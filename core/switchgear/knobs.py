@@ -33,6 +33,8 @@ else:
     U = TypeVar("U")
     D = TypeVar("D")
 
+PUBLISH = 30.0  # seconds of a publish's default timeout
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -150,7 +152,7 @@ class PublishOptions(TypedDict, total=False):
     expires: When
     priority: str
     id: str
-    timeout: Seconds  # 30
+    timeout: Seconds  # 30 (PUBLISH): waiting, sending and retries
     retry_indeterminate: bool  # True
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import msgspec
 
-from .driver import Delivery, Headers
 from .errors import Misuse
 from .units import Seconds, seconds
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
+    from .driver import Delivery, Headers
     from .envelope import Envelope
 
     D = TypeVar("D", default=Any)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
 
 import pluggy
 
 from .errors import ConfigurationError, TransportNotFound
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+    from urllib.parse import SplitResult
+
     from .codec import Codec
     from .driver import Transport
 
@@ -57,6 +58,8 @@ def manager() -> pluggy.PluginManager:
 
 @lru_cache(maxsize=1)
 def _transports() -> dict[str, list[EntryPoint]]:
+    from importlib.metadata import entry_points
+
     found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=TRANSPORTS):
         claims = found.setdefault(entry.name, [])
@@ -104,6 +107,8 @@ def tunes(tuned: str, scheme: str) -> bool:
 
 def split(url: str) -> SplitResult:
     """A URL in its parts. Raises ConfigurationError that shows no password."""
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(url)
         _ = parts.port

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from .config import check_knobs
 from .errors import ConfigurationError
-from .handlers import check_signature, describe
 from .knobs import Batch, Batches, Chains, Handles, Knobs
 from .topic import Topic, check_group_name
 
@@ -37,6 +36,8 @@ class Declared:
 
     @property
     def where(self) -> str:
+        from .signature import describe
+
         return describe(self.fn)
 
 
@@ -99,6 +100,8 @@ class Router:
             raise ConfigurationError(f"{where}: batch is {batch!r}; expected Batch of 1 message, 0 s or more")
 
         def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+            from .handlers import check_signature
+
             check_signature(
                 fn, where=where, schema=declared_topic.schema, batch=batch is not None, executor=knobs.get("executor")
             )

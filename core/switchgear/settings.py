@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from .driver import Start
 from .errors import ConfigurationError
 from .knobs import Batch, Breaker, DeadLetter, Inbox, Middleware, Rate, Retry, Tuning
 from .topic import ORDERS, check_topic_name
@@ -17,6 +16,7 @@ from .units import Seconds, instant, seconds
 
 if TYPE_CHECKING:
     from .config import Config
+    from .driver import Start
 
 CODE, DEFAULT = "code", "default"
 DELIVERIES = ("at_least_once", "at_most_once", "exactly_once")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from importlib.metadata import EntryPoint
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,8 @@ from switchgear_redis import RedisTuning
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Any]]]:
     """Install a plugin for a scheme: a module whose hook notes what it was given."""
-    entries = list(plugins.entry_points(group=plugins.TRANSPORTS))
+    real = metadata.entry_points
+    entries = list(real(group=plugins.TRANSPORTS))
 
     def make(scheme: str, module: str, opened: object = "transport") -> list[Any]:
         given: list[Any] = []
@@ -34,7 +36,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Any]
         entries.append(EntryPoint(scheme, module, plugins.TRANSPORTS))
         return given
 
-    monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda group: entries if group == plugins.TRANSPORTS else real(group=group)
+    )
     plugins._transports.cache_clear()
     yield make
     plugins._transports.cache_clear()

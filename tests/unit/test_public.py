@@ -1,0 +1,78 @@
+"""What a user imports, and what that costs."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import switchgear
+
+LIGHT = """
+import sys
+before = set(sys.modules)
+import switchgear
+new = set(sys.modules) - before
+heavy = {"switchgear.core", "switchgear.consumer", "switchgear.pull", "switchgear.sync", "switchgear.replies",
+         "switchgear.handlers", "switchgear.testing", "importlib.metadata", "urllib.parse", "difflib", "tomllib",
+         "concurrent.futures.process", "multiprocessing", "sqlite3", "pydantic", "redis", "typer", "rich"}
+print(sorted(new & heavy))
+print(sorted(m for m in new if m.startswith("switchgear_")))
+"""
+
+
+def test_every_public_name_is_there_and_nothing_else() -> None:
+    for name in switchgear.__all__:
+        assert getattr(switchgear, name) is not None
+    assert sorted(switchgear.__all__) == switchgear.__all__
+    public = {name for name in vars(switchgear) if not name.startswith("_") and not _is_module(name)}
+    assert public | {"Consumer"} == set(switchgear.__all__)
+    assert not hasattr(switchgear, "nonsense")
+
+
+def _is_module(name: str) -> bool:
+    return isinstance(getattr(switchgear, name), type(os))
+
+
+def test_importing_brings_nothing_along_that_is_not_needed() -> None:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", LIGHT], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n[]\n"
+    assert done.stderr == ""
+
+
+def test_importing_takes_little_more_than_what_it_stands_on(tmp_path: Path) -> None:
+    """The medians of pairs in fresh processes; the exact figure is a benchmark's, this catches a heavy import."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
+
+    def took(statement: str) -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", statement], check=True, env=environment)
+        return time.perf_counter() - began
+
+    ours, base = "import switchgear", "import asyncio, msgspec, pluggy"
+    took(ours)
+    assert statistics.median(took(ours) / took(base) for _ in range(7)) < 1.5
+
+
+def test_it_is_quiet_by_default(tmp_path: Path) -> None:
+    program = """
+import asyncio
+from switchgear import Bus, Reject, Topic
+bus = Bus("memory://")
+@bus.subscribe("orders", group="g", dead_letter=False)
+async def handle(order: dict) -> None:
+    raise Reject("no")
+async def main():
+    async with bus.serving():
+        await bus.publish("orders", {})
+        await asyncio.sleep(0.2)
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert (done.stdout, done.stderr) == ("", "")
