@@ -300,8 +300,10 @@ class Consumer:
         if source is None:
             return
         if not lost:
-            mine = [*lanes.waiting(), *lanes.delayed.values(), *lanes.aside.values()]
-            self.lose([d.token for d in mine if d.lane in gone])
+            # Nobody is to begin them, but they stay held: a watermark takes what is not held for finished.
+            self.fate.halted |= gone
+            delayed = [lanes.delayed.pop(token) for token, d in list(lanes.delayed.items()) if d.lane in gone]
+            lanes.set_aside([*delayed, *(d for d in lanes.waiting() if d.lane in gone)])
             within = source.capabilities.revoke_within
             until = self.loop.time() + within * 0.8
             while any(d.lane in gone for d in self.running()) and self.loop.time() < until:
@@ -311,8 +313,8 @@ class Consumer:
                     await self.settler.flush()
             except (TransportError, TimeoutError) as error:
                 log.warning("%s: lanes left unsettled: %s", self.program.where, said(error))
-        self.lose([token for token, d in lanes.held.items() if d.lane in gone])
         self.settler.lose(list(gone))
+        self.lose([token for token, d in lanes.held.items() if d.lane in gone])
         self.wake_room()
 
     # ---- state ----------------------------------------------------------------------------------------------------

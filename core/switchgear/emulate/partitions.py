@@ -88,8 +88,9 @@ class Lease:
 
         An unreachable broker ends it only by time.
         """
+        pause = self._ttl / 3
         while self._revision is not None:
-            await self._clock.sleep(min(self._ttl / 3, max(0.0, self.until - self._clock.monotonic())))
+            await self._clock.sleep(min(pause, max(0.0, self.until - self._clock.monotonic())))
             began = self._clock.monotonic()
             if began >= self.until:
                 log.warning("lost the lease %s: not renewed in time", self.row)
@@ -99,8 +100,9 @@ class Lease:
                     revision = await self._registry.write(self.row, self._member, expect=self._revision, ttl=self._ttl)
             except (TransportError, TimeoutError) as error:
                 log.debug("the lease %s is not renewed: %s", self.row, str(error) or "no answer")
-                await self._clock.sleep(min(POLL, self._ttl / 10))
+                pause = min(POLL, self._ttl / 10)
                 continue
+            pause = self._ttl / 3
             if revision is None:
                 log.warning("lost the lease %s to another member", self.row)
                 break
