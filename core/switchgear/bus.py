@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -251,7 +251,7 @@ class Bus(Router):
             self._open, self._closing, self._closed = None, None, True
 
     @asynccontextmanager
-    async def _core(self) -> AsyncIterator[Core]:
+    async def _core(self) -> AsyncGenerator[Core]:
         """The open core, opened for the while if need be."""
         core = await self._acquire()
         try:
@@ -283,7 +283,7 @@ class Bus(Router):
         return self._serving(routers)
 
     @asynccontextmanager
-    async def _serving(self, routers: Sequence[Router]) -> AsyncIterator[None]:
+    async def _serving(self, routers: Sequence[Router]) -> AsyncGenerator[None]:
         from .core import topic_resources
 
         declared: list[Declared] = []

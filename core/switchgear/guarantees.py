@@ -37,10 +37,10 @@ class Need:
 class Explanation:
     """What `switchgear explain` prints."""
 
-    needs: list[Need] = field(default_factory=list)
-    names: list[tuple[str, str, str]] = field(default_factory=list)
+    needs: list[Need] = field(default_factory=list[Need])
+    names: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
     """Logical name, physical name, kind (topic, group, dead letters)."""
-    settings: list[tuple[str, object, str]] = field(default_factory=list)
+    settings: list[tuple[str, object, str]] = field(default_factory=list[tuple[str, object, str]])
     """Path, value, origin."""
 
 

@@ -138,7 +138,7 @@ def redact(url: str) -> str:
         url = f"{scheme}{slashes}{name + ':***' if colon else '***'}@{tail}"
     base, question, query = url.partition("?")
     if question:
-        pairs = []
+        pairs: list[str] = []
         for pair in query.split("&"):
             name, equals, _ = pair.partition("=")
             secret = any(word in name.lower() for word in SECRET)

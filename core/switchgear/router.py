@@ -30,7 +30,7 @@ class Declared:
     """Whether the topic was given by its name alone, so that schema, order and partitions are left open."""
     group: str | None
     fn: Callable[..., Any]
-    knobs: dict[str, object] = field(default_factory=dict)
+    knobs: dict[str, object] = field(default_factory=dict[str, object])
     batch: Batch | None = None
     to: Topic[Any] | None = None
 

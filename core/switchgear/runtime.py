@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError, Misuse
 
@@ -69,9 +69,10 @@ async def serve(buses: Sequence[Bus], *, on_started: Callable[[], object] | None
                 task.cancel()
         await asyncio.wait(tasks)
     finally:
-        for task in (*tasks, stopping, ready):
-            task.cancel()
-        await asyncio.wait([*tasks, stopping, ready])
+        everything: list[asyncio.Task[Any]] = [*tasks, stopping, ready]
+        for one in everything:
+            one.cancel()
+        await asyncio.wait(everything)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         for bus in buses:

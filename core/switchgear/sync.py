@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
@@ -178,7 +178,7 @@ class Bus:
     @contextmanager
     def _consumer(
         self, topic: Topic[T] | str, group: str | None, start: Literal["new", "earliest"], idle: Seconds | None
-    ) -> Iterator[Consumer[T]]:
+    ) -> Generator[Consumer[T]]:
         loop, bus = self._ensure()
         manager = bus.consumer(topic, group=group, start=start, idle=idle)
         consumer: AsyncConsumer[T] = self._run(loop, manager.__aenter__())

@@ -424,9 +424,9 @@ def test_another_event_loop_is_misuse() -> None:
     for call in (
         lambda: bus.publish(items, Item(1)),
         lambda: bus.publish_many(items, [Item(1)]),
-        lambda: bus.__aenter__(),
+        bus.__aenter__,
         lambda: bus.serving().__aenter__(),
-        lambda: bus.close(),
+        bus.close,
     ):
         with pytest.raises(Misuse, match="another event loop"):
             loops[1].run_until_complete(call())
@@ -556,5 +556,3 @@ async def test_cancelling_a_delayed_message_where_the_broker_cannot(use: Use) ->
     async with use(ScriptedTransport()) as bus:
         with pytest.raises(Unsupported, match="double:// cannot take back"):
             await bus.cancel(items, "id")
-
-

@@ -54,7 +54,9 @@ def test_a_plugin_is_opened_by_its_scheme(install: Callable[..., list[Any]]) -> 
 def test_two_plugins_that_claim_one_scheme_are_both_named(install: Callable[..., list[Any]]) -> None:
     install("carrier", "switchgear_carrier")
     install("carrier", "pigeons")
-    with pytest.raises(ConfigurationError, match=r"two plugins claim the scheme carrier://.*switchgear_carrier.*pigeons"):
+    with pytest.raises(
+        ConfigurationError, match=r"two plugins claim the scheme carrier://.*switchgear_carrier.*pigeons"
+    ):
         open_transport("carrier://host")
 
 
@@ -157,5 +159,3 @@ async def test_a_malformed_url_shows_no_password(url: str) -> None:
 )
 def test_redacted_urls(url: str, shown: str) -> None:
     assert redact(url) == shown
-
-

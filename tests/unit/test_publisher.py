@@ -16,7 +16,7 @@ from switchgear.driver import Outgoing
 from switchgear.errors import MaybeSent, NotSent, Refused, TransportError, Unavailable
 from switchgear.publisher import Publisher
 from switchgear.supervision import Link
-from tests.support.scripted import ScriptedTransport, after, broken, fail, hang, store
+from tests.support.scripted import ScriptedTransport, after, broken, fail, hang
 from tests.support.virtual import virtual
 
 
@@ -580,5 +580,3 @@ def test_returned_is_stored_and_first_occurrences_keep_call_order(
             assert sorted(mine, key=lambda n: stored.index(str(n))) == mine, "first occurrences in call order"
 
     run()
-
-

@@ -11,6 +11,7 @@ from functools import partial
 
 ROUNDING = 1e-6  # seconds; unix time has a resolution of 2.4e-7, so what is due in a minute may fall behind it by that
 
+
 def resolve(future: asyncio.Future[None]) -> None:
     """Let go whoever awaits it; no harm if nobody does any more."""
     if not future.done():

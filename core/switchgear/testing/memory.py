@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -99,7 +99,7 @@ def in_memory(
 @asynccontextmanager
 async def _in_memory(
     buses: tuple[Bus, ...], depends: Mapping[Callable[..., Any], Callable[..., Any]]
-) -> AsyncIterator[Trace]:
+) -> AsyncGenerator[Trace]:
     clock = VirtualClock()
     trace = Trace(buses, clock)
     url = f"memory://test-{secrets.token_hex(6)}"
