@@ -1,4 +1,4 @@
-"""What members of a group may see, as a model: whatever they do, each message comes in its place and is settled once."""
+"""What members of a group may see: whatever they do, each message comes in its place and is settled once."""
 
 from __future__ import annotations
 

@@ -170,9 +170,7 @@ def _take_key(db: sqlite3.Connection, seat: Seat, key: bytes, limit: int, now: f
     room = min(limit, seat.run - len(blocking))
     waits = f"SELECT id FROM {BY_KEY} WHERE grp = ? AND key = ? AND at"
     back = db.execute(f"{waits} <= ? ORDER BY id LIMIT ?", (seat.group, key, now, room)).fetchall()
-    parked = db.execute(
-        f"{waits} = ? AND owner IS NULL ORDER BY id LIMIT ?", (seat.group, key, NEVER, room)
-    ).fetchall()
+    parked = db.execute(f"{waits} = ? AND owner IS NULL ORDER BY id LIMIT ?", (seat.group, key, NEVER, room)).fetchall()
     return sorted(id for (id,) in back + parked)[:room]
 
 

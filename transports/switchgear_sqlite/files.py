@@ -50,12 +50,21 @@ async def open_files(path: str, tuning: SqliteTuning) -> Files:
     def opens() -> sqlite3.Connection:
         return schema.connect(path, tuning)
 
+    def opens_and_prepares() -> sqlite3.Connection:
+        db = opens()
+        try:
+            schema.prepare(db, path)
+            db.execute("PRAGMA busy_timeout = 0")  # from here on we wait ourselves
+        except BaseException:
+            db.close()
+            raise
+        return db
+
     watch = Watch(tuning.poll)
-    writer = Worker(path, opens, writing(path, tuning.max_page_count), tuning.busy_timeout)
+    writer = Worker(path, opens_and_prepares, writing(path, tuning.max_page_count), tuning.busy_timeout)
     reader = Worker(path, opens, reading(path), tuning.busy_timeout, watch.look)
     await writer.start()
     try:
-        await writer.run(lambda db: schema.prepare(db, path))
         await reader.start()
     except BaseException:
         await writer.close()

@@ -83,8 +83,7 @@ def connect(path: str, tuning: SqliteTuning) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode = WAL").fetchone()
         db.execute(f"PRAGMA synchronous = {tuning.synchronous}")
-        if tuning.max_page_count is not None:
-            db.execute(f"PRAGMA max_page_count = {tuning.max_page_count}")
+        limit(db, tuning, sending=False)
     except BaseException:
         db.close()
         raise
@@ -92,7 +91,8 @@ def connect(path: str, tuning: SqliteTuning) -> sqlite3.Connection:
 
 
 def prepare(db: sqlite3.Connection, path: str) -> None:
-    """Make what is missing, inside a transaction. Raises ConfigurationError for a file of a later version."""
+    """Make what is missing. Raises ConfigurationError for a file of another version."""
+    db.execute("BEGIN IMMEDIATE")
     for statement in TABLES:
         db.execute(statement)
     db.execute("INSERT OR IGNORE INTO sg_meta VALUES ('version', ?)", (VERSION,))
@@ -102,6 +102,14 @@ def prepare(db: sqlite3.Connection, path: str) -> None:
             f"sqlite:///{path} was written by another version of switchgear (layout {version}, expected {VERSION}): "
             "upgrade switchgear, or use another file"
         )
+    db.execute("COMMIT")
+
+
+def limit(db: sqlite3.Connection, tuning: SqliteTuning, *, sending: bool) -> None:
+    """Bound the file: new messages first, so that groups still have room to take and settle what fills it."""
+    if tuning.max_page_count is not None:
+        reserve = 0 if sending else max(64, tuning.max_page_count // 8)
+        db.execute(f"PRAGMA max_page_count = {tuning.max_page_count + reserve}")
 
 
 def explained(path: str, error: sqlite3.Error, *, sending: bool, committing: bool = False) -> TransportError:

@@ -1,0 +1,570 @@
+"""The SQLite transport beyond the driver contract: its file, its errors, other processes, retention."""
+
+# ruff: noqa: ASYNC221, ASYNC240  (tests prepare files on the loop)
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from switchgear.driver import Delivery, Order, Outgoing, Resource, Settlement, Source, Subscription, Transport, Verdict
+from switchgear.errors import ConfigurationError, NotSent, Refused, TransportError, Unavailable
+from switchgear.plugins import open_transport
+from switchgear_sqlite import SqliteTuning, schema, store
+
+ACK, RETRY = Verdict.ACK, Verdict.RETRY
+
+
+async def revoked(lanes: object, lost: bool) -> None:
+    raise AssertionError("SQLite revokes nothing")
+
+
+def out(body: str, key: str | None = None, topic: str = "orders", **fields: object) -> Outgoing:
+    encoded = None if key is None else key.encode()
+    return Outgoing(topic=topic, body=body.encode(), key=encoded, **fields)  # type: ignore[arg-type]
+
+
+async def send(transport: Transport, *batch: Outgoing, within: float = 5.0) -> Sequence[TransportError | None]:
+    return await transport.send(batch, asyncio.get_running_loop().time() + within)
+
+
+async def join(transport: Transport, group: str | None = "g", order: Order = Order.NONE, **fields: object) -> Source:
+    topics = {"orders": None}
+    subscription = Subscription(topics=topics, group=group, consumer="c", order=order, **fields)  # type: ignore[arg-type]
+    return await transport.subscribe(subscription, revoked)
+
+
+async def settle(source: Source, deliveries: Sequence[Delivery], verdict: Verdict = ACK, seconds: float = 0.0) -> None:
+    assert await source.settle([Settlement(d, verdict, seconds) for d in deliveries]) == [None] * len(deliveries)
+
+
+def bodies(deliveries: Sequence[Delivery]) -> list[bytes | None]:
+    return [d.body for d in deliveries]
+
+
+Open = Callable[..., Awaitable[Transport]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "bus.db"
+
+
+@pytest.fixture
+async def opened(path: Path) -> AsyncIterator[Open]:
+    """Open `sqlite:///<path>?<options>`; closed with the test."""
+    transports: list[Transport] = []
+
+    async def connect(options: str = "", tuning: Sequence[object] = ()) -> Transport:
+        transport = open_transport(f"sqlite:///{path}?{options}", tuning)
+        await transport.connect(asyncio.get_running_loop().time() + 5)
+        transports.append(transport)
+        return transport
+
+    yield connect
+    for transport in transports:
+        await transport.close()
+    assert not [thread for thread in threading.enumerate() if "switchgear-sqlite" in thread.name]
+
+
+# ---- URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "wrong"),
+    [
+        ("sqlite://", "names no file"),
+        ("sqlite:///", "names no file"),
+        ("sqlite://relative.db", "sqlite:///relative.db"),
+        ("sqlite://user:secret@host/a.db", "names no file"),
+        ("sqlite:///folder/", "names no file"),
+        ("sqlite:///:memory:", "use memory://"),
+        ("sqlite:///a.db?synchronus=full", "did you mean 'synchronous'"),
+        ("sqlite:///a.db?synchronous=sometimes", "expected one of full"),
+        ("sqlite:///a.db?retention=week", "not a number"),
+        ("sqlite:///a.db?retention=-1", "0 or more"),
+        ("sqlite:///a.db?retention=nan", "0 or more"),
+        ("sqlite:///a.db?max_messages=0", "1 or more"),
+        ("sqlite:///a.db?poll=0", "0.001 to 1"),
+        ("sqlite:///a.db?zzz=1", "known: synchronous"),
+    ],
+)
+def test_wrong_urls_say_what_is_wrong(url: str, wrong: str) -> None:
+    with pytest.raises(ConfigurationError, match=wrong) as raised:
+        open_transport(url)
+    assert "secret" not in str(raised.value)
+
+
+async def test_relative_and_absolute_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url, file in (("sqlite:///one%20two.db", "one two.db"), (f"sqlite:///{tmp_path}/abs.db", "abs.db")):
+        transport = open_transport(url)
+        await transport.connect(0.0)
+        await transport.close()
+        assert (tmp_path / file).exists()
+
+
+async def test_options_reach_the_connection(opened: Open, path: Path) -> None:
+    await opened("synchronous=normal", [SqliteTuning(synchronous="off", max_page_count=5000)])
+    with closing(schema.connect(str(path), SqliteTuning(synchronous="off", max_page_count=5000))) as db:
+        assert db.execute("PRAGMA synchronous").fetchone() == (0,)
+        assert db.execute("PRAGMA max_page_count").fetchone() == (5625,)  # an eighth is kept for what is in flight
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+# ---- a file that is not as it should be
+
+
+async def refused(path: Path, kind: type[Exception], wrong: str) -> None:
+    transport = open_transport(f"sqlite:///{path}?busy_timeout=0.2")
+    with pytest.raises(kind, match=wrong) as raised:
+        await transport.connect(asyncio.get_running_loop().time() + 5)
+    assert str(path) in str(raised.value)
+    await transport.close()
+    assert not [thread for thread in threading.enumerate() if "switchgear-sqlite" in thread.name]
+
+
+async def test_a_missing_folder(tmp_path: Path) -> None:
+    await refused(tmp_path / "none" / "bus.db", ConfigurationError, "folder .* does not exist")
+
+
+async def test_not_a_database(path: Path) -> None:
+    path.write_bytes(b"id,customer\n" * 500)
+    await refused(path, ConfigurationError, "no SQLite database")
+
+
+async def test_a_folder_instead_of_a_file(path: Path) -> None:
+    path.mkdir()
+    await refused(path, ConfigurationError, "can't be read or written")
+
+
+async def test_a_file_of_another_version(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE sg_meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
+        db.execute("INSERT INTO sg_meta VALUES ('version', '99')")
+        db.commit()
+    await refused(path, ConfigurationError, "layout 99, expected 1")
+
+
+async def test_an_applications_file_is_shared(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE orders(id INTEGER PRIMARY KEY)")
+        db.execute("INSERT INTO orders VALUES (7)")
+        db.commit()
+    transport = open_transport(f"sqlite:///{path}")
+    await transport.connect(0.0)
+    source = await join(transport)
+    assert list(await send(transport, out("a"))) == [None]
+    assert bodies(await source.receive(1)) == [b"a"]
+    await transport.close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT id FROM orders").fetchall() == [(7,)]
+
+
+async def test_damage_is_said_where_it_is_met(opened: Open, path: Path) -> None:
+    transport: Transport = await opened()
+    source = await join(transport)
+    for i in range(20):
+        await send(transport, *(out(f"{i}-{j}" * 20) for j in range(50)))
+    await transport.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096 * 12)
+        file.write(b"\xa5" * (size - 4096 * 12))
+    with pytest.raises((Refused, ConfigurationError), match="damaged"):
+        transport = await opened()
+        source = await join(transport, "new", start="earliest")
+        while batch := await source.receive(100):
+            await settle(source, batch)
+
+
+DROP = """
+import asyncio, os, sys
+from switchgear.errors import Refused
+from switchgear.plugins import open_transport
+async def main():
+    transport = open_transport("sqlite:///" + sys.argv[1])
+    os.setgid(65534); os.setuid(65534)
+    try:
+        await transport.connect(asyncio.get_running_loop().time() + 5)
+    except Refused as error:
+        print("Refused:", error)
+    await transport.close()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+async def test_what_may_only_be_read(what: str, path: Path, tmp_path: Path) -> None:
+    transport = open_transport(f"sqlite:///{path}")
+    await transport.connect(0.0)
+    await transport.close()
+    if os.getuid() != 0:
+        path.chmod(0o444)
+        tmp_path.chmod(0o555)
+        try:
+            with pytest.raises(Refused, match="can't be written"):
+                await open_transport(f"sqlite:///{path}").connect(0.0)
+        finally:
+            tmp_path.chmod(0o755)
+        return
+    # root may write everything: somebody else has to try
+    for folder in [tmp_path, *tmp_path.parents]:
+        if folder.stat().st_uid == 0 and folder != Path("/") and "pytest" in folder.name:
+            folder.chmod(0o755)
+    tmp_path.chmod(0o755 if what == "folder" else 0o777)
+    path.chmod(0o444 if what == "file" else 0o666)
+    done = subprocess.run([sys.executable, "-c", DROP, str(path)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("Refused: sqlite:///"), done.stdout + done.stderr
+    assert "can't be written" in done.stdout
+
+
+async def test_a_full_file_can_be_read_and_recovers(opened: Open) -> None:
+    transport: Transport = await opened("max_page_count=150&retention=0")
+    source = await join(transport, order=Order.KEY)
+
+    async def fill() -> int:
+        accepted = 0
+        with pytest.raises(NotSent, match="max_page_count"):
+            while True:
+                await send(transport, *(out("x" * 100, key=f"k{i}") for i in range(50)))
+                accepted += 50
+        return accepted
+
+    async def empty() -> int:
+        settled = 0
+        while batch := await source.receive(200):
+            await settle(source, batch)
+            settled += len(batch)
+        return settled
+
+    accepted = await fill()
+    assert accepted > 500
+    assert await empty() == accepted
+    await old(transport, 1000)
+    for _ in range(accepted // store.SLICE + 2):
+        await source._claim(1)  # type: ignore[attr-defined]
+    again = await fill()
+    assert again > accepted // 2
+    assert await empty() == again
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+        db.execute("ROLLBACK")
+
+
+async def test_a_locked_file_costs_no_more_than_the_deadline(opened: Open, path: Path) -> None:
+    transport: Transport = await opened("busy_timeout=0.6")
+    source = await join(transport)
+    await send(transport, out("a"))
+    (a,) = await source.receive(1)
+    with locked(path):
+        began = time.monotonic()
+        with pytest.raises(NotSent, match="locked"):
+            await send(transport, out("b"), within=0.2)
+        assert time.monotonic() - began < 0.5
+        with pytest.raises(Unavailable, match="busy_timeout"):
+            await source.settle([Settlement(a, ACK)])
+        with pytest.raises(Unavailable):
+            await transport.connect(asyncio.get_running_loop().time() + 1)
+        late = asyncio.create_task(send(transport, out("c")))
+        await asyncio.sleep(0.1)
+    assert list(await late) == [None]
+    await settle(source, [a])
+    assert bodies(await source.receive(10)) == [b"c"]
+
+
+async def test_one_bad_job_does_not_take_others_along(opened: Open) -> None:
+    transport: Transport = await opened()
+    source = await join(transport)
+    writer = transport._files.writer  # type: ignore[attr-defined]
+
+    def fail(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO sg_rows VALUES ('half', x'00', 1, NULL)")
+        raise ZeroDivisionError
+
+    failing = asyncio.create_task(writer.run(fail))
+    sends = [asyncio.create_task(send(transport, out(str(i)))) for i in range(5)]
+    with pytest.raises(ZeroDivisionError):
+        await failing
+    assert [list(outcome) for outcome in await asyncio.gather(*sends)] == [[None]] * 5
+    assert await transport.read("half") == {}  # type: ignore[attr-defined]
+    assert bodies(await source.receive(10)) == [str(i).encode() for i in range(5)]
+
+
+# ---- other processes
+
+CHILD = """
+import asyncio, sys
+from switchgear.driver import Order, Outgoing, Settlement, Subscription, Verdict
+from switchgear.plugins import open_transport
+
+async def revoked(lanes, lost): ...
+
+async def main(path, role, lease):
+    transport = open_transport(f"sqlite:///{path}")
+    await transport.connect(0.0)
+    if role == "publish":
+        n = 0
+        while True:
+            batch = [Outgoing(topic="orders", body=str(n + i).encode(), key=b"k%d" % ((n + i) % 7)) for i in range(20)]
+            assert list(await transport.send(batch, asyncio.get_running_loop().time() + 10)) == [None] * 20
+            n += 20
+            print(n, flush=True)
+    order = Order.KEY if role == "ordered" else Order.NONE
+    topics = {"orders": None}
+    source = await transport.subscribe(
+        Subscription(topics=topics, group="g", consumer=role, order=order, lease=float(lease)), revoked)
+    print("ready", flush=True)
+    while True:
+        batch = await source.receive(20)
+        for d in batch:
+            print("got", d.body.decode(), flush=True)
+        await source.settle([Settlement(d, Verdict.ACK) for d in batch])
+        for d in batch:
+            print("settled", d.body.decode(), flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+class Child:
+    """The same transport in another process; what it prints is what it vouches for."""
+
+    def __init__(self, path: Path, role: str, lease: float = 1.0) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(path), role, str(lease)], stdout=subprocess.PIPE, text=True
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def kill(self) -> list[str]:
+        """SIGKILL; what it had printed until then."""
+        self.process.send_signal(signal.SIGKILL)
+        with self.process:
+            assert self.process.stdout is not None
+            said = self.process.stdout.read()
+        return said.split("\n")[:-1]  # the last may be half
+
+
+async def test_a_killed_publisher_loses_nothing_that_it_was_told_is_stored(opened: Open, path: Path) -> None:
+    transport: Transport = await opened()
+    source = await join(transport)
+    child = Child(path, "publish")
+    first = await asyncio.to_thread(child.line)
+    assert int(first) == 20
+    await asyncio.sleep(0.3)
+    told = [int(first), *map(int, await asyncio.to_thread(child.kill))]
+    seen: list[bytes | None] = []
+    while batch := await source.receive(500):
+        await settle(source, batch)
+        seen += bodies(batch)
+    assert seen == [str(i).encode() for i in range(len(seen))]  # a batch is there as a whole or not at all
+    assert told[-1] <= len(seen) <= told[-1] + 20
+    assert len(seen) % 20 == 0
+
+
+@pytest.mark.parametrize("role", ["plain", "ordered"])
+async def test_what_a_killed_consumer_had_not_settled_comes_again(opened: Open, path: Path, role: str) -> None:
+    transport: Transport = await opened()
+    child = Child(path, role)
+    assert await asyncio.to_thread(child.line) == "ready"
+    await send(transport, *(out(str(i), f"k{i % 7}") for i in range(400)))
+    first = [await asyncio.to_thread(child.line) for _ in range(30)]
+    said = first + await asyncio.to_thread(child.kill)
+    settled = {line.split()[1] for line in said if line.startswith("settled")}
+    order = Order.KEY if role == "ordered" else Order.NONE
+    source = await join(transport, order=order)
+    seen: list[str] = []
+    ends = time.monotonic() + 20
+    while len(set(seen) | settled) < 400:
+        assert time.monotonic() < ends, f"{400 - len(set(seen) | settled)} never came"
+        batch = await source.receive(100)
+        await settle(source, batch)
+        seen += [(d.body or b"").decode() for d in batch]
+    assert max(Counter(seen).values()) == 1
+    assert not settled & set(seen), "settled, and handed out again"
+    if role == "ordered":
+        for key in range(7):
+            mine = [int(body) for body in seen if int(body) % 7 == key]
+            assert mine == sorted(mine)
+
+
+async def test_two_processes_share_without_loss_or_duplicate(opened: Open, path: Path) -> None:
+    transport: Transport = await opened()
+    source = await join(transport, order=Order.KEY)
+    child = Child(path, "ordered", lease=30.0)
+    assert await asyncio.to_thread(child.line) == "ready"
+    mine: list[str] = []
+
+    async def publish() -> None:
+        for i in range(0, 2000, 50):
+            await send(transport, *(out(str(j), f"k{j % 50}") for j in range(i, i + 50)))
+
+    async def consume() -> None:
+        idle = 0
+        while idle < 2:
+            batch = await source.receive(30)
+            await settle(source, batch)
+            mine.extend((d.body or b"").decode() for d in batch)
+            idle = 0 if batch else idle + 1
+
+    await asyncio.gather(publish(), consume())
+    said = await asyncio.to_thread(child.kill)
+    theirs = [line.split()[1] for line in said if line.startswith("settled")]
+    assert Counter(mine + theirs) == Counter(str(i) for i in range(2000))
+    assert theirs
+    for key in range(50):
+        for handled in (mine, theirs):
+            ordered = [int(body) for body in handled if int(body) % 50 == key]
+            assert ordered == sorted(ordered)
+
+
+async def test_a_commit_of_another_process_wakes_within_fifty_milliseconds(path: Path) -> None:
+    """In another thread with a loop of its own, which shares nothing with the reader but the file."""
+    transport = open_transport(f"sqlite:///{path}")
+    await transport.connect(0.0)
+    source = await join(transport)
+    rounds = 40
+
+    async def publish() -> None:
+        publisher = open_transport(f"sqlite:///{path}")
+        await publisher.connect(0.0)
+        for _ in range(rounds):
+            await asyncio.sleep(0.04)
+            await send(publisher, out("x"))
+            committed.append(time.monotonic())
+        await publisher.close()
+
+    committed: list[float] = []
+    arrived: list[float] = []
+    thread = threading.Thread(target=lambda: asyncio.run(publish()))
+    thread.start()
+    while len(arrived) < rounds:
+        batch = await source.receive(10)
+        arrived += [time.monotonic()] * len(batch)
+        await settle(source, batch)
+    thread.join()
+    await transport.close()
+    late = sorted(a - c for a, c in zip(arrived, committed, strict=True))
+    assert late[len(late) * 9 // 10] < 0.05, late
+
+
+# ---- retention
+
+
+async def old(transport: Transport, seconds: float) -> None:
+    """Make everything that is stored older."""
+    writer = transport._files.writer  # type: ignore[attr-defined]
+    await writer.run(lambda db: db.execute("UPDATE sg_m1 SET time = time - ?", (seconds,)))
+    transport._files.trim._next.clear()  # type: ignore[attr-defined]
+
+
+async def kept(transport: Transport) -> list[bytes | None]:
+    return [d.body async for d, _ in transport.browse("orders", "earliest", None)]  # type: ignore[attr-defined]
+
+
+async def test_what_every_group_settled_stays_for_the_retention(opened: Open) -> None:
+    transport: Transport = await opened("retention=3600")
+    one, two = await join(transport, "one"), await join(transport, "two")
+    await send(transport, *(out(str(i)) for i in range(10)))
+    await settle(one, await one.receive(10))
+    await settle(two, (taken := await two.receive(10))[:5])
+    assert len(await kept(transport)) == 10
+    await old(transport, 3601)
+    await settle(one, await one.receive(0))
+    await send(transport, out("young"))
+    await settle(one, await one.receive(10))
+    assert await kept(transport) == [*(str(i).encode() for i in range(5, 10)), b"young"]
+    transport._files.trim._next.clear()  # type: ignore[attr-defined]
+    await settle(two, taken[5:])
+    assert await kept(transport) == [b"young"]
+    assert await transport.lag(["orders"], "two") == {"orders": 1}  # type: ignore[attr-defined]
+
+
+async def test_what_nobody_reads_stays(opened: Open) -> None:
+    transport: Transport = await opened("retention=0")
+    await send(transport, out("a"), out("b"))
+    await old(transport, 1e6)
+    source = await join(transport, start="earliest")
+    assert bodies(await source.receive(10)) == [b"a", b"b"]
+
+
+async def test_trimming_goes_in_slices_and_never_repeats_a_position(opened: Open) -> None:
+    transport: Transport = await opened("retention=0")
+    files = transport._files  # type: ignore[attr-defined]
+    source = await join(transport)
+    count = store.SLICE * 2 + 50
+    await send(transport, *(out(str(i)) for i in range(count)))
+    got = await source.receive(count)
+    await settle(source, got)
+    await old(transport, 1000)
+    sizes = []
+    for _ in range(4):
+        await files.writer.run(lambda db: files.trim(db, 1))
+        sizes.append(len(await kept(transport)))
+    assert sizes == [count - store.SLICE, count - 2 * store.SLICE, 1, 1]  # the newest stays: positions go on from it
+    await send(transport, out("next"))
+    (d,) = await source.receive(1)
+    assert int(source.position(d)) == int(source.position(got[-1])) + 1
+
+
+async def test_by_count(opened: Open) -> None:
+    transport: Transport = await opened("max_messages=100")
+    source = await join(transport)
+    await send(transport, *(out(str(i)) for i in range(300)))
+    transport._files.trim._next.clear()  # type: ignore[attr-defined]
+    await send(transport, out("300"))
+    assert await transport.lag(["orders"], "g") == {"orders": 100}  # type: ignore[attr-defined]
+    assert bodies(await source.receive(1)) == [b"201"]
+
+
+async def test_declared_retention_trims_unread(opened: Open) -> None:
+    transport: Transport = await opened()
+    source = await join(transport, order=Order.KEY)
+    await transport.provision([Resource(kind="topic", name="orders", retention=60.0)], True)  # type: ignore[attr-defined]
+    await send(transport, *(out(str(i), "k") for i in range(50)))
+    held = await source.receive(3)
+    await old(transport, 61)
+    await send(transport, out("young", "k"))
+    await settle(source, held)
+    assert bodies(await source.receive(10)) == [b"young"]
+
+
+async def test_the_order_of_a_stopped_group_may_change(opened: Open) -> None:
+    transport: Transport = await opened()
+    first = await join(transport, order=Order.NONE)
+    await send(transport, *(out(str(i), f"k{i % 2}") for i in range(40)))
+    await settle(first, (await first.receive(10))[5:])
+    await first.close()
+    second = await join(transport, order=Order.KEY)
+    got = await second.receive(100)
+    for key in (b"k0", b"k1"):
+        mine = [int(d.body or b"") for d in got if d.key == key]
+        assert mine == sorted(mine)
+    await settle(second, got[::2])
+    await second.close()
+    third = await join(transport, order=Order.TOTAL)
+    rest = [int(d.body or b"") for d in await third.receive(100)]
+    assert rest == sorted(rest)
+    assert len(rest) == 40 - 5 - len(got[::2])
