@@ -130,6 +130,9 @@ class Core:
                 await self.scope.stack.aclose()
             except Exception:
                 log.exception("a dependency of the bus failed at its end")
+            asking = [place.future for opening in self._openings.values() for place in opening.queue]
+            if asking:
+                await asyncio.wait(asking, timeout=max(0.0, deadline - self.loop.time()))
             self.closed = True
             self.writers.clear()  # what is published from here on finds the bus closed
             if self._promoter is not None:

@@ -374,6 +374,18 @@ async def test_a_publish_while_the_bus_closes_ends_one_way_or_the_other(use: Use
 
 
 @virtual
+async def test_closing_flushes_what_waits_for_its_topic_too(use: Use) -> None:
+    transport = RowsTransport(otherwise=after(1.0))
+    transport.connects = [Unavailable("refused")] * 7
+    async with use(transport) as bus:
+        publishing = [asyncio.create_task(bus.publish(items, Item(n))) for n in range(3)]
+        given_up = asyncio.create_task(bus.publish(Topic("another"), 1))
+        await asyncio.sleep(0)
+        given_up.cancel()
+    assert transport.ids == [task.result() for task in publishing]
+
+
+@virtual
 async def test_closing_while_a_topic_is_asked_for_tells_who_waits(use: Use) -> None:
     transport = RowsTransport()
     transport.connects = [Unavailable("refused")] * 1000
