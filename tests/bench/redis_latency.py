@@ -39,6 +39,11 @@ class Stopwatch:
         """Percentiles in milliseconds, without the warm-up. Fails where the rate was not kept."""
         messages = [order(i) for i in range(len(self._sent))]
         pending: set[asyncio.Future[object]] = set()
+
+        def sent(task: asyncio.Future[object]) -> None:
+            if task.exception() is None:  # a failure stays, to be raised
+                pending.discard(task)
+
         gc.collect()
         began = time.perf_counter()
         for i, message in enumerate(messages):
@@ -48,10 +53,10 @@ class Stopwatch:
             self._sent[i] = time.perf_counter()
             task = asyncio.ensure_future(publish(message))
             pending.add(task)
-            task.add_done_callback(pending.discard)
+            task.add_done_callback(sent)
         took = time.perf_counter() - began
-        await asyncio.wait_for(self._all.wait(), 30)
         await asyncio.gather(*pending)
+        await asyncio.wait_for(self._all.wait(), 30)
         rate = len(messages) / took
         assert rate > 0.97 * RATE, f"{rate:.0f} messages a second were sent, not {RATE}"
         return percentiles(self._late[WARM_UP:])
@@ -60,6 +65,7 @@ class Stopwatch:
 async def raw(setting: Setting) -> Sample:
     """XADD for each message; XREADGROUP that blocks, handler, one XACK for what it returned."""
     redis, reader = connect(setting.url), connect(setting.url)
+    writer = redis.client()  # one connection: after a stall the pool would open one for each waiting publish
     namespace = f"bench-{secrets.token_hex(4)}."
     async with Bus(setting.url, namespace=namespace) as bus:
         await bus.publish(orders, order(1))
@@ -79,7 +85,7 @@ async def raw(setting: Setting) -> Sample:
                 await reader.xack(stream, "bench", *[id for id, _ in entries])
 
     def publish(order: Order) -> Awaitable[object]:
-        added: Awaitable[object] = redis.xadd(stream, {**entry, body: encode(order)})
+        added: Awaitable[object] = writer.xadd(stream, {**entry, body: encode(order)})
         return added
 
     consumer = asyncio.create_task(consume())
@@ -87,6 +93,7 @@ async def raw(setting: Setting) -> Sample:
     consumer.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await consumer
+    await writer.aclose()
     await forget(redis, namespace)
     await redis.aclose()
     await reader.aclose()
