@@ -155,6 +155,11 @@ class MemorySource:
             groups[topic].returned(deliveries)
         return outcomes
 
+    @property
+    def trimmed(self) -> Mapping[str, int]:
+        """By topic, what retention took from the group unread since it exists."""
+        return {name: group.trimmed for name, group in self._groups.items()}
+
     def wake(self) -> None:
         """Let a pending `receive` look again."""
         if self._pending is not None and not self._pending.done():
