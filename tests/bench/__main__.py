@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{package} is not installed: pip install --group bench (pip 25.1), or tox -e bench", file=sys.stderr)
             return FAILED
     chosen = [w for name, w in WORKLOADS.items() if not options.only or any(name.startswith(o) for o in options.only)]
+    if (load := os.getloadavg()[0]) > (cpus := os.cpu_count() or 1) / 2:
+        print(f"this machine is busy (load {load:.1f} on {cpus} CPUs): the figures will say little", file=sys.stderr)
     try:
         results = [
             measure(w, options.rounds or w.rounds, options.scale, lambda line: print(line, flush=True)) for w in chosen

@@ -9,14 +9,16 @@ from .orders import decode
 Entry: TypeAlias = dict[bytes, bytes]
 
 
-def connect(url: str) -> Any:
-    """A client as a careful user would configure it: no timeout in blocking reads, no silent resends."""
-    from redis.asyncio import Redis
+def connect(url: str, *, connections: int = 100) -> Any:
+    """A client as a careful user would configure it: no timeout in blocking reads, no silent resends, and callers that
+    wait for a connection where the default pool raises."""
+    from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
-    client: Any = Redis
-    return client.from_url(url, socket_timeout=None, retry=Retry(NoBackoff(), 0))
+    make: Any = BlockingConnectionPool
+    options = {"socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
+    return Redis.from_pool(make.from_url(url, max_connections=connections, timeout=30, **options))
 
 
 async def streams(redis: Any, namespace: str) -> dict[str, int]:

@@ -65,7 +65,7 @@ class Stopwatch:
 async def raw(setting: Setting) -> Sample:
     """XADD for each message; XREADGROUP that blocks, handler, one XACK for what it returned."""
     redis, reader = connect(setting.url), connect(setting.url)
-    writer = redis.client()  # one connection: after a stall the pool would open one for each waiting publish
+    writer = connect(setting.url, connections=10)
     namespace = f"bench-{secrets.token_hex(4)}."
     async with Bus(setting.url, namespace=namespace) as bus:
         await bus.publish(orders, order(1))
