@@ -309,6 +309,7 @@ async def test_declared_retention_drops_what_waits(transport: MemoryTransport, c
         assert list(await transport.send([out(f"new{i}", "k")], clock.time)) == [None]
     await settle(source, [held])
     assert bodies(await source.receive(50)) == [f"new{i}".encode() for i in range(10)]
+    assert source.trimmed == {"orders": 7}  # type: ignore[attr-defined]
 
 
 # ---- time

@@ -120,7 +120,7 @@ async def test_options_reach_the_connection(opened: Open, path: Path) -> None:
     await opened("synchronous=normal", [SqliteTuning(synchronous="off", max_page_count=5000)])
     with closing(schema.connect(str(path), SqliteTuning(synchronous="off", max_page_count=5000))) as db:
         assert db.execute("PRAGMA synchronous").fetchone() == (0,)
-        assert db.execute("PRAGMA max_page_count").fetchone() == (5625,)  # an eighth is kept for what is in flight
+        assert db.execute("PRAGMA max_page_count").fetchone() == (5000,)
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
@@ -537,6 +537,7 @@ async def test_by_count(opened: Open) -> None:
     await send(transport, out("300"))
     assert await transport.lag(["orders"], "g") == {"orders": 100}  # type: ignore[attr-defined]
     assert bodies(await source.receive(1)) == [b"201"]
+    assert source.trimmed == {"orders": 201}  # type: ignore[attr-defined]
 
 
 async def test_declared_retention_trims_unread(opened: Open) -> None:
@@ -549,6 +550,10 @@ async def test_declared_retention_trims_unread(opened: Open) -> None:
     await send(transport, out("young", "k"))
     await settle(source, held)
     assert bodies(await source.receive(10)) == [b"young"]
+    assert source.trimmed == {"orders": 47}  # type: ignore[attr-defined]
+    other = await join(transport, order=Order.KEY)
+    assert await other.receive(0) == []
+    assert other.trimmed == {}  # type: ignore[attr-defined]
 
 
 async def test_the_order_of_a_stopped_group_may_change(opened: Open) -> None:

@@ -46,7 +46,7 @@ def seek(broker: Broker, topic: str, group: str, to: Start | str) -> None:
     if found.members:
         raise Refused(f"group {group!r} of topic {topic!r} is being read by {len(found.members)}: stop it, then seek")
     found.replace(place.kept(_place(to)))
-    place.let_in()
+    place.let_in(len(place.senders))
 
 
 def _place(to: Start | str) -> Start | int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from functools import partial
 from itertools import count
 
@@ -24,7 +23,7 @@ class Topic:
         self.groups: dict[str, Group] = {}
         self.broadcasts: list[Group] = []
         self.readers: tuple[Group, ...] = ()
-        self.senders: deque[asyncio.Future[None]] = deque()
+        self.senders: dict[object, asyncio.Future[None]] = {}  # by ticket, in line
 
     def add(self, group: Group, *, shared: bool) -> Group:
         """Let a group read from now on."""
@@ -41,16 +40,27 @@ class Topic:
         """Forget a broadcast subscriber and what it has not read."""
         self.broadcasts.remove(group)
         self.readers = (*self.groups.values(), *self.broadcasts)
-        self.let_in()
+        self.let_in(len(self.senders))
 
     def full(self, capacity: int) -> Group | None:
         """A group for which as many messages wait as may."""
         return next((group for group in self.readers if len(group.ready) + group.parked >= capacity), None)
 
-    def let_in(self) -> None:
-        """Wake the first sender that waits for room."""
-        if self.senders and not self.senders[0].done():
-            self.senders[0].set_result(None)
+    def let_in(self, count: int) -> None:
+        """Wake the first `count` senders that wait for room."""
+        for turn in self.senders.values():
+            if count <= 0:
+                return
+            if not turn.done():
+                turn.set_result(None)
+                count -= 1
+
+    def advance(self) -> None:
+        """Somebody left the line: let the first look for itself, unless it is about to."""
+        for turn in self.senders.values():
+            if not turn.done():
+                turn.set_result(None)
+            return
 
     def kept(self, start: Start | int) -> list[Stored]:
         """What some group has not settled, in order, from an instant (float) or a position (int) on."""
@@ -95,7 +105,7 @@ class Broker:
         for group in topic.readers:
             group.ready.append(stored)
             if group.idle:
-                group.wake()
+                group.arrived(message.key)
 
     def delay(self, message: Outgoing, due: float) -> None:
         """Store a message at a unix time; until then `cancel` can take it back."""
@@ -142,7 +152,7 @@ class Broker:
             if topic.retention is not None:
                 for group in topic.readers:
                     group.trim(self.clock.now() - topic.retention)
-                topic.let_in()
+                topic.let_in(len(topic.senders))
 
 
 class Brokers:

@@ -64,9 +64,9 @@ class Group:
         self.parked = 0  # messages in `Hold.waiting`
         self.members: dict[int, Member] = {}
         self.idle: dict[Member, None] = {}  # who waits for something to arrive
-        self.room: Callable[[], None] = lambda: None
+        self.room: Callable[[int], None] = lambda _: None  # told how many places have become free
         self.retention: float | None = None
-        self.trimmed = 0
+        self.trimmed = 0  # unread messages that retention took, until a source reports them
         self.reap_at = math.inf
         self._agenda = agenda
         self._sleeping: dict[int, tuple[Stored, int]] = {}  # waits for its RETRY time, by position: with its handle
@@ -89,7 +89,7 @@ class Group:
         if len(out) > before:
             if until < self.reap_at:
                 self.reap_at = until
-            self.room()
+            self.room(len(out) - before)
 
     def _take_any(self, member: Member, limit: int, until: float, out: list[Delivery]) -> None:
         ready, leased, counts = self.ready, member.leased, self._counts
@@ -258,6 +258,8 @@ class Group:
             self._offer(key, hold)
         elif not held and not hold.paused:
             del self._holds[key]
+        if self.ready and self.idle:  # what arrived behind it, and woke nobody
+            self.wake_all()
 
     def _key(self, stored: Stored) -> bytes | None:
         if self.order is NONE:
@@ -282,15 +284,21 @@ class Group:
 
     # ---- waking
 
+    def arrived(self, key: bytes | None) -> None:
+        """Something new is in `ready` and somebody is idle: wake whoever may take it."""
+        key = b"" if self.order is TOTAL else key
+        hold = None if key is None else self._holds.get(key)
+        if hold is None:
+            self.wake()
+        elif hold.owner in self.members and hold.waiting is None and 0 < hold.held < self._run:
+            self.members[hold.owner].wake()
+
     def wake(self) -> None:
-        """Something arrived: wake one member, or all where only the owner of a key may take it."""
-        if self.order is NONE:
-            if self.idle:
-                member = next(iter(self.idle))
-                del self.idle[member]
-                member.wake()
-        else:
-            self.wake_all()
+        """Wake one member; it wakes the next if it leaves something."""
+        if self.idle:
+            member = next(iter(self.idle))
+            del self.idle[member]
+            member.wake()
 
     def wake_all(self) -> None:
         """Wake every member that waits."""

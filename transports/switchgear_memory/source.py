@@ -55,7 +55,7 @@ class MemorySource:
         self._broker, self._subscription, self._siblings = broker, subscription, siblings
         self._groups: dict[str, Group] = {}
         self._turns: list[Group] = []  # the next receive begins with the first
-        self._retained = False
+        self._trimmed: dict[str, int] = {}
         self._pending: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -118,6 +118,8 @@ class MemorySource:
                 group.reap(now)
             if group.retention is not None:
                 group.trim(self._broker.clock.now() - group.retention)
+                self._trimmed[group.topic] = self._trimmed.get(group.topic, 0) + group.trimmed
+                group.trimmed = 0
             if limit > len(out):
                 group.take(self, limit - len(out), until, out)
             if group.idle and group.ready:  # more than this source has room for
@@ -157,8 +159,8 @@ class MemorySource:
 
     @property
     def trimmed(self) -> Mapping[str, int]:
-        """By topic, what retention took from the group unread since it exists."""
-        return {name: group.trimmed for name, group in self._groups.items()}
+        """By topic, what a declared retention took unread; each message is reported by one source of the group."""
+        return dict(self._trimmed)
 
     def wake(self) -> None:
         """Let a pending `receive` look again."""

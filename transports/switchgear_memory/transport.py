@@ -69,7 +69,7 @@ class MemoryTransport:
                         for group in readers:
                             group.ready.append(stored)
                             if group.idle:
-                                group.wake()
+                                group.arrived(m.key)
                         return STORED
         failed: set[tuple[str, bytes]] = set()
         return [await self._send(broker, m, deadline, failed) for m in batch]
@@ -98,39 +98,32 @@ class MemoryTransport:
 
     async def _room(self, broker: Broker, topic: Topic, deadline: float) -> NotSent | None:
         """Wait in line until every group of the topic has room."""
-        waited = False
-        while (topic.senders and not waited) or topic.full(self._capacity):
-            broker.trim()
-            if not topic.senders and not topic.full(self._capacity):
-                break
-            if broker.clock.monotonic() >= deadline and (full := topic.full(self._capacity)):
-                broker.loop.call_soon(topic.let_in)
-                return NotSent(
-                    f"topic {topic.name!r}: group {full.name!r} has {self._capacity} messages waiting and made no room "
-                    "in time; is it running? (option `capacity`, messages)"
-                )
-            turn: asyncio.Future[None] = broker.loop.create_future()
-            if waited:  # woken, and it was not enough: still the first in line
-                topic.senders.appendleft(turn)
-            else:
-                topic.senders.append(turn)
-            waited = True
-            self._waits.add(turn)
-            timer = broker.clock.call_at(deadline, partial(_wake, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                broker.loop.call_soon(topic.let_in)
-                raise
-            finally:
-                timer.cancel()
-                self._waits.discard(turn)
-                topic.senders.remove(turn)
-            if self._broker is None:
-                broker.loop.call_soon(topic.let_in)
-                return NotSent(f"topic {topic.name!r}: memory://{self._name} was closed while this waited for room")
-        if waited:
-            broker.loop.call_soon(topic.let_in)  # the next in line looks for itself, after this one has stored
+        ticket = object()
+        try:
+            while (topic.senders and ticket not in topic.senders) or topic.full(self._capacity):
+                broker.trim()
+                full = topic.full(self._capacity)
+                if full is None and not topic.senders:
+                    break
+                if full is not None and broker.clock.monotonic() >= deadline:
+                    return NotSent(
+                        f"topic {topic.name!r}: group {full.name!r} has {self._capacity} messages waiting and made no "
+                        "room in time; is it running? (option `capacity`, messages)"
+                    )
+                turn: asyncio.Future[None] = broker.loop.create_future()
+                topic.senders[ticket] = turn  # who is woken and finds no room keeps its place
+                self._waits.add(turn)
+                timer = broker.clock.call_at(deadline, partial(_wake, turn))
+                try:
+                    await turn
+                finally:
+                    timer.cancel()
+                    self._waits.discard(turn)
+                if self._broker is None:
+                    return NotSent(f"topic {topic.name!r}: memory://{self._name} was closed while this waited for room")
+        finally:
+            if topic.senders.pop(ticket, None) is not None:
+                broker.loop.call_soon(topic.advance)  # after this one has stored
         return None
 
     async def subscribe(self, subscription: Subscription, revoked: Revoked) -> MemorySource:

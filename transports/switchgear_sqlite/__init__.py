@@ -35,7 +35,7 @@ class SqliteTuning:
     max_messages: int | None = None
     """The newest that each topic keeps, read or not."""
     max_page_count: int | None = None
-    """`PRAGMA max_page_count` (pages of 4096 bytes by default): past it `publish` fails with NotSent. What groups take
+    """`PRAGMA max_page_count` (pages of 4096 bytes by default): past it sending fails with NotSent. What groups take
     and settle may use up to 1000 pages more, so that a full file can be read empty."""
     poll: float = 0.015
     """Seconds between looks at what other processes have committed, while something waits for messages."""

@@ -64,6 +64,14 @@ def available(db: sqlite3.Connection, seat: Seat) -> float | None:
     return min(times, default=None)
 
 
+def report_lost(db: sqlite3.Connection, seat: Seat) -> int:
+    """How many unread messages retention has taken from the group since somebody last asked."""
+    (lost,) = db.execute("SELECT lost FROM sg_groups WHERE id = ?", (seat.group,)).fetchone() or (0,)
+    if lost:
+        db.execute("UPDATE sg_groups SET lost = 0 WHERE id = ?", (seat.group,))
+    return int(lost)
+
+
 def claim(db: sqlite3.Connection, seat: Seat, limit: int, lease: float, now: float) -> tuple[list[Taken], int]:
     """Take up to `limit` messages for `lease` seconds, oldest first per key; with them the fence, 0 without order."""
     promote(db, (seat.number,), PROMOTE, now)

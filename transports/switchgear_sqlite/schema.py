@@ -34,6 +34,7 @@ TABLES = (
         cursor INTEGER NOT NULL,            -- everything up to here has been taken, or was there before the group
         fence INTEGER NOT NULL DEFAULT 0,   -- rises when another member than the last one takes something
         last INTEGER,                       -- that member
+        lost INTEGER NOT NULL DEFAULT 0,    -- unread messages that retention took, until a member reports them
         UNIQUE(topic, name))""",
     """CREATE TABLE IF NOT EXISTS sg_flight(
         grp INTEGER, id INTEGER, key BLOB,  -- key: NULL where no order is kept
@@ -83,7 +84,8 @@ def connect(path: str, tuning: SqliteTuning) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode = WAL").fetchone()
         db.execute(f"PRAGMA synchronous = {tuning.synchronous}")
-        limit(db, tuning, sending=False)
+        if tuning.max_page_count is not None:
+            db.execute(f"PRAGMA max_page_count = {tuning.max_page_count}")
     except BaseException:
         db.close()
         raise
@@ -103,13 +105,6 @@ def prepare(db: sqlite3.Connection, path: str) -> None:
             "upgrade switchgear, or use another file"
         )
     db.execute("COMMIT")
-
-
-def limit(db: sqlite3.Connection, tuning: SqliteTuning, *, sending: bool) -> None:
-    """Bound the file: new messages first, so that groups still have room to take and settle what fills it."""
-    if tuning.max_page_count is not None:
-        reserve = 0 if sending else max(64, tuning.max_page_count // 8)
-        db.execute(f"PRAGMA max_page_count = {tuning.max_page_count + reserve}")
 
 
 def explained(path: str, error: sqlite3.Error, *, sending: bool, committing: bool = False) -> TransportError:

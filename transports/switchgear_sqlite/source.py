@@ -38,6 +38,7 @@ class SqliteSource:
         self._eager = True  # there may be something: claim before waiting
         self._waiter: Waiter | None = None
         self._alive_until = 0.0
+        self._trimmed: dict[str, int] = {}
         self._closed = False
 
     async def assign(self, topics: Mapping[str, Fence | None]) -> None:
@@ -85,17 +86,23 @@ class SqliteSource:
         turns = seats[self._turn :] + seats[: self._turn]  # no topic starves another
         until = asyncio.get_running_loop().time() + lease
 
-        def claim(db: sqlite3.Connection) -> list[Delivery]:
+        def claim(db: sqlite3.Connection) -> tuple[list[Delivery], dict[str, int]]:
             found: list[Delivery] = []
+            lost: dict[str, int] = {}
             now = time.time()
             for seat in turns:
                 trim(db, seat.number)
+                if missing := claims.report_lost(db, seat):
+                    lost[seat.topic] = missing
                 if len(found) < limit:
                     taken, fence = claims.claim(db, seat, limit - len(found), lease, now)
                     found += [deliver(seat, message, until, fence) for message in taken]
-            return found
+            return found, lost
 
-        return await self._files.writer.run(claim)
+        found, lost = await self._files.writer.run(claim)
+        for topic, missing in lost.items():
+            self._trimmed[topic] = self._trimmed.get(topic, 0) + missing
+        return found
 
     async def _wait(self, deadline: float) -> bool:
         """Wait until there is something or the deadline has come; whether there is something."""
@@ -155,6 +162,11 @@ class SqliteSource:
             else Lost(f"topic {s.delivery.topic!r}: position {position(s.delivery)} is no longer leased to this member")
             for s in batch
         ]
+
+    @property
+    def trimmed(self) -> Mapping[str, int]:
+        """By topic, what retention took unread; each message is reported by one member of the group."""
+        return dict(self._trimmed)
 
     def wake(self) -> None:
         """Let a pending `receive` look again."""

@@ -137,7 +137,12 @@ def trim(db: sqlite3.Connection, topic: int, retention: float, most: int | None,
     if most is not None:
         unread = max(unread, last - most)
     if unread > floor:  # not to be handed out any more, whatever the dedup window still keeps
-        db.execute("UPDATE sg_groups SET cursor = ? WHERE topic = ? AND cursor < ?", (unread, topic, unread))
+        db.execute(
+            "UPDATE sg_groups SET cursor = max(cursor, :to), lost = lost + max(0, :to - max(cursor, :first - 1)) + "
+            "(SELECT count(*) FROM sg_flight WHERE grp = sg_groups.id AND id <= :to AND owner IS NULL) "
+            "WHERE topic = :topic",
+            {"to": unread, "first": first, "topic": topic},
+        )
         db.execute(
             "DELETE FROM sg_flight WHERE grp IN (SELECT id FROM sg_groups WHERE topic = ?) AND id <= ? "
             "AND owner IS NULL",

@@ -28,7 +28,7 @@ from . import SqliteTuning, admin, store
 from .broadcast import BroadcastSource
 from .capabilities import BODY, CAPABILITIES
 from .files import Files, open_files
-from .schema import create_topic, limit
+from .schema import create_topic
 from .source import SqliteSource
 
 
@@ -65,18 +65,14 @@ class SqliteTransport:
         numbers, trim, most = self._numbers, files.trim, self._tuning.max_messages
 
         def write(db: sqlite3.Connection) -> dict[str, int]:
-            limit(db, self._tuning, sending=True)
-            try:
-                made = {name: create_topic(db, name) for name in (*rows, *later) if name not in numbers}
-                known = numbers | made if made else numbers
-                for name, values in rows.items():
-                    store.insert(db, known[name], values)
-                    if most is not None:
-                        trim(db, known[name])
-                for name, delayed in later.items():
-                    store.delay(db, known[name], delayed)
-            finally:
-                limit(db, self._tuning, sending=False)
+            made = {name: create_topic(db, name) for name in (*rows, *later) if name not in numbers}
+            known = numbers | made if made else numbers
+            for name, values in rows.items():
+                store.insert(db, known[name], values)
+                if most is not None:
+                    trim(db, known[name])
+            for name, delayed in later.items():
+                store.delay(db, known[name], delayed)
             return made
 
         if accepted:
