@@ -21,8 +21,19 @@ from typing import Any, Protocol
 from .batching import work_batches
 from .clock import Clock
 from .draining import abandon, drain, end_workers
-from .driver import Delivery, Fence, Order, Outgoing, Registry, Settlement, Settling, Source, Subscription, Transport
-from .driver import Verdict as V
+from .driver import (
+    Delivery,
+    Fence,
+    Order,
+    Outgoing,
+    Registry,
+    Settlement,
+    Settling,
+    Source,
+    Subscription,
+    Transport,
+    Verdict,
+)
 from .emulate.dead_letters import Parked
 from .emulate.partitions import Lease
 from .errors import Lost, MaybeSent, NotSent, SwitchgearError, TransportError, Unavailable
@@ -104,6 +115,8 @@ class Consumer:
         """Pull style: by token, what the program has and has not settled."""
         self.handed_at: dict[Hashable, float] = {}
         self.source: Source | None = None
+        self.source_opened = False
+        """Whether there has been a source; then there are the two that follow."""
         self.reading: Reading
         self.settler: Settler
         self.parked: Parked | None = None
@@ -251,7 +264,8 @@ class Consumer:
 
     def _open(self, source: Source) -> None:
         program, settings, host = self.program, self.settings, self.host
-        self.source = source
+        before = self.settler.done if self.source_opened else []  # handled since the last source was left
+        self.source, self.source_opened = source, True
         self.reading = program.reading(source, self.failures)
         if program.pull:
             self.reading.engine = self  # type: ignore[attr-defined]
@@ -261,6 +275,7 @@ class Consumer:
             self.settler = Individual(self.lanes, source, host.link, self)
         else:
             self.settler = Cumulative(self.lanes, source, self.clock, host.link, self, failures=self.failures)
+        self.settler.done += before
         if self.parked is None and settings.dead_letter is not None and settings.dead_letter.after == "park":
             assert isinstance(host.transport, Registry)
             self.parked = Parked(host.transport, host.physical(""), program.topic, program.group or "")
@@ -368,6 +383,11 @@ class Consumer:
         self.fate.forget(stopped=not for_good)
         self.wake_one()
 
+    def turn_away(self) -> None:
+        """Give back what came while something before it in its key is being given back."""
+        turned, self.lanes.turned = self.lanes.turned, []
+        self.release(turned)
+
     def release(self, deliveries: Iterable[Delivery]) -> None:
         """Give back what nobody has handled; no attempt."""
         for delivery in deliveries:
@@ -375,7 +395,7 @@ class Consumer:
             if current is None:
                 self.lanes.free(delivery)
             else:
-                self.settler.put(Settlement(current, V.RELEASE))
+                self.settler.put(Settlement(current, Verdict.RELEASE))
 
     def done(self, delivery: Delivery) -> None:
         """Handled: acknowledge it."""
@@ -391,7 +411,7 @@ class Consumer:
         if current is None:
             self.lanes.free(delivery)
         else:
-            self.settler.put(Settlement(current, V.ACK))
+            self.settler.put(Settlement(current, Verdict.ACK))
 
     # ---- told by the settler --------------------------------------------------------------------------------------
 
@@ -404,6 +424,8 @@ class Consumer:
         self.lose(tokens)
 
     def settled(self) -> None:
+        if self.lanes.turned:
+            self.turn_away()
         self.wake_room()
         if self.lanes.ready and self.idle:
             self.wake_one()

@@ -129,7 +129,7 @@ class Fate:
             if held is None:
                 return
             if held.lane in self.halted:
-                c.lanes.aside[token] = held
+                c.lanes.set_aside((held,))
                 return
             c.lanes.ready.append(held)
             c.wake_one()

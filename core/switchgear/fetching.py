@@ -75,6 +75,8 @@ async def fetch(c: Consumer, source: Source) -> None:
             log.debug("%s: %d deliveries came again while held", c.program.where, again)
         if len(batch) > again:
             size = (lanes.bytes - before) // (len(batch) - again)
+        if lanes.turned:
+            c.turn_away()
         if c.fate.halted or c.fate.stuck:
             c.fate.set_aside(batch)
         if ready and c.idle:

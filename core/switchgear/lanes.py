@@ -18,7 +18,19 @@ OVERHEAD = 512  # bytes that a held delivery costs beside its body: measured wit
 class Lanes:
     """The deliveries of one subscription in this process."""
 
-    __slots__ = ("aside", "bytes", "chains", "delayed", "held", "moved", "order", "ready")
+    __slots__ = (
+        "_aside_heads",
+        "aside",
+        "bytes",
+        "chains",
+        "delayed",
+        "held",
+        "leaving",
+        "moved",
+        "order",
+        "ready",
+        "turned",
+    )
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -29,15 +41,21 @@ class Lanes:
         self.delayed: dict[Hashable, Delivery] = {}
         """By token, those that wait here for their next attempt and keep their chain meanwhile."""
         self.aside: dict[Hashable, Delivery] = {}
-        """By token, those that nobody is to handle before a restart."""
+        """By token, those that nobody is to handle: their lane stands still, or is about to go."""
+        self._aside_heads: set[Hashable] = set()
         self.moved: dict[Hashable, Delivery | None] = {}
         """Of a held token: the delivery that took its place, or None if it is no longer ours and nothing is settled."""
+        self.leaving: dict[Hashable, bytes] = {}
+        """By token, the chains of those that are being given back: nothing that comes later may go past them."""
+        self.turned: list[Delivery] = []
+        """What was admitted and may not be handled for that reason; it is to be given back, too."""
         self.bytes = 0
 
     def admit(self, batch: Sequence[Delivery]) -> int:
         """Hold a received batch; returns how many of it were held already (handed out again by the broker)."""
         held, ready, chains = self.held, self.ready, self.chains
         order = self.order
+        leaving = set(self.leaving.values()) if self.leaving else ()
         again = 0
         size = 0
         for delivery in batch:
@@ -57,6 +75,9 @@ class Lanes:
             key = delivery.key if order == 1 else WHOLE
             if key is None:
                 ready.append(delivery)
+            elif leaving and key in leaving:
+                self.leaving[token] = key
+                self.turned.append(delivery)
             elif key in chains:
                 waiting = chains[key]
                 if waiting is None:
@@ -94,6 +115,8 @@ class Lanes:
             self.bytes -= OVERHEAD + (len(delivery.body) if delivery.body is not None else 0)
         if self.moved:
             self.moved.pop(delivery.token, None)
+        if self.leaving:
+            self.leaving.pop(delivery.token, None)
 
     def free_all(self, done: Sequence[Delivery]) -> None:
         """`free` for many."""
@@ -135,19 +158,23 @@ class Lanes:
         followers: list[Delivery] = []
         for key in {self.chain_of(held[token]) for token in gone}:
             chain = self.chains.get(key) if key is not None else None
-            if chain:
-                followers += [d for d in chain if d.token not in gone]
+            if key is not None and chain:
+                behind = [d for d in chain if d.token not in gone]
+                followers += behind
+                self.leaving.update((d.token, key) for d in behind)
                 chain.clear()
         for token in gone.intersection(busy):
             self.moved[token] = None
         idle = gone.difference(busy)
         heads = [d for d in self.ready if d.token in idle]
         if heads:
-            kept = [d for d in self.ready if d.token not in idle]
-            self.ready.clear()
-            self.ready.extend(kept)
-        for waiting in (self.delayed, self.aside):
-            heads += [waiting.pop(token) for token in idle if token in waiting]
+            self._remove(self.ready, idle)
+        heads += [self.delayed.pop(token) for token in idle if token in self.delayed]
+        for token in idle.intersection(self.aside):
+            delivery = self.aside.pop(token)
+            if token in self._aside_heads:
+                self._aside_heads.discard(token)
+                heads.append(delivery)
         for token in idle:
             self.free(held[token])
         for head in heads:
@@ -156,14 +183,23 @@ class Lanes:
 
     def set_aside(self, deliveries: Iterable[Delivery]) -> None:
         """Out of the queues and out of everybody's reach, but held."""
-        for delivery in deliveries:
-            self.aside[delivery.token] = delivery
-        out = self.aside
-        for queue in (self.ready, *(chain for chain in self.chains.values() if chain)):
-            if any(d.token in out for d in queue):
-                kept = [d for d in queue if d.token not in out]
-                queue.clear()
-                queue.extend(kept)
+        out = {d.token: d for d in deliveries if d.token not in self.aside}
+        if not out:
+            return
+        heads = set(out)
+        for chain in self.chains.values():
+            if chain and any(d.token in out for d in chain):
+                heads.difference_update(d.token for d in chain)
+                self._remove(chain, out)
+        self._remove(self.ready, out)
+        self.aside.update(out)
+        self._aside_heads |= heads
+
+    @staticmethod
+    def _remove(queue: deque[Delivery], tokens: Collection[Hashable]) -> None:
+        kept = [d for d in queue if d.token not in tokens]
+        queue.clear()
+        queue.extend(kept)
 
     def restore(self, taken: Sequence[Delivery]) -> None:
         """Give back what was taken in this order and not handled, each to its place: one of a chain is ready."""

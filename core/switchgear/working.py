@@ -79,10 +79,12 @@ async def work(c: Consumer, slot: Slot) -> None:
                 continue
             if c.room is not None and 2 * len(ready) <= c.prefetch:
                 c.wake_room()
-            if now > c.valid_until or now > delivery.until:  # the lease is over: no new handler before it is renewed
-                ready.appendleft(delivery)
-                await asyncio.sleep(0.01)
-                break
+            if now > c.valid_until or now > delivery.until:  # the lease is over: no new handler
+                current = _leased(c, delivery, now)
+                if current is None:
+                    await asyncio.sleep(0.01)
+                    break
+                delivery = current
             slot.started = now
             slot.delivery = delivery
             message: Message[Any] = Message(delivery, c.reading, undecoded)
@@ -114,6 +116,17 @@ async def work(c: Consumer, slot: Slot) -> None:
                         chains.pop(key, None)
             if failures:
                 failures.pop(delivery.token, None)
+
+
+def _leased(c: Consumer, delivery: Delivery, now: float) -> Delivery | None:
+    """What took the delivery's place and has a lease; None where there is none: then it waits until it is renewed."""
+    lanes = c.lanes
+    current = lanes.held.get(delivery.token)
+    if current is not None and now <= c.valid_until and now <= current.until:
+        return current
+    if current is not None:
+        lanes.ready.append(current)  # behind those whose leases are good
+    return None
 
 
 def open_message(c: Consumer, message: Message[Any]) -> tuple[Route, Envelope]:

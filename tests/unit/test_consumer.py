@@ -891,3 +891,88 @@ async def test_at_most_once_does_not_run_again_for_its_output() -> None:
         await asyncio.sleep(60)
         del transport.send
     assert calls == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+@virtual
+async def test_whatever_happens_nothing_is_lost_or_overtaken(seed: int) -> None:
+    draw = random.Random(seed)
+    bus, events, letters = a_bus()
+    topic = draw.choice([orders, orders, loose])
+    first: dict[str, list[int]] = defaultdict(list)
+    done: set[int] = set()
+    running: set[str] = set()
+    wrong: list[int] = []
+
+    async def one(order: dict[str, Any]) -> None:
+        if order["n"] not in first[order["k"]]:
+            first[order["k"]].append(order["n"])
+        await asyncio.sleep(draw.choice([0, 0, 0.01, 0.3, 5.0]))
+        if draw.random() < 0.15:
+            raise ValueError("no")
+        done.add(order["n"])
+
+    @bus.subscribe(topic, group="g", concurrency=4, lease=3, window=60, retry=Retry(attempts=None, base=0.1, cap=2))
+    async def handle(order: dict[str, Any]) -> None:
+        key = order["k"]
+        if topic is orders and key in running:
+            wrong.append(order["n"])
+        running.add(key)
+        try:
+            await one(order)
+        finally:
+            running.discard(key)
+
+    async with bus.serving():
+        consumer = consumer_of(bus, topic.name)
+        faults: list[Exception] = []
+
+        def unsteady(source: Any) -> None:
+            real_receive, real_settle = source.receive, source.settle
+
+            async def receive(limit: int, held: Any = ()) -> Any:
+                if faults and draw.random() < 0.3:
+                    raise faults.pop()
+                return await real_receive(limit, held)
+
+            async def settle(batch: list[Settlement]) -> Any:
+                if faults and draw.random() < 0.5:
+                    error = faults.pop()
+                    if isinstance(error, NotSent):
+                        return [error, *(await real_settle(batch[1:]))]
+                    raise error
+                return await real_settle(batch)
+
+            source.receive, source.settle = receive, settle
+
+        total, watched = 0, None
+        for _ in range(60):
+            source: Any = consumer.source
+            if source is not None and source is not watched:
+                unsteady(source)
+                watched = source
+            match draw.choice(["publish", "publish", "fault", "expire", "expire one"]):
+                case "publish":
+                    for _ in range(draw.randrange(20)):
+                        await bus.publish(topic, {"k": draw.choice("abcdef"), "n": total})
+                        total += 1
+                case "fault":
+                    faults.append(draw.choice([Unavailable("gone"), Lost("gone"), NotSent("busy")]))
+                case "expire" if source is not None:
+                    expire(source)
+                case "expire one" if source is not None and source.leased:
+                    token = draw.choice(list(source.leased))
+                    next(iter(source._groups.values())).returned([source.leased.pop(token)])
+            await asyncio.sleep(draw.choice([0, 0.1, 2.0]))
+        faults.clear()
+        await until(lambda: len(done) == total, 2000)
+        await until(lambda: not consumer.lanes.held, 2000)
+        assert not consumer.lanes.chains
+        assert not consumer.lanes.moved
+        assert consumer.lanes.bytes == 0
+        assert bus.health().ready
+    if topic is orders:
+        for found in first.values():
+            assert found == sorted(found), "overtaken"
+    assert not wrong, "two of a key at once"
+    assert events["retried"] > 0

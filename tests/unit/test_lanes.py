@@ -57,6 +57,7 @@ class Machine(RuleBasedStateMachine):
         self.store: dict[int, Delivery] = {}  # unsettled, by token
         self.out: set[int] = set()  # handed out and ours
         self.running: dict[int, Delivery] = {}
+        self.leaving: list[Delivery] = []
         self.count = 0
         self.begun: dict[bytes, list[int]] = defaultdict(list)
 
@@ -74,6 +75,8 @@ class Machine(RuleBasedStateMachine):
         again = self.lanes.admit(fresh)
         assert again == sum(d.token in self.running for d in batch)
         self.out.update(d.token for d in fresh)  # type: ignore[misc]
+        self.leaving += self.lanes.turned
+        self.lanes.turned = []
 
     @precondition(lambda self: self.lanes.ready)
     @rule()
@@ -122,11 +125,20 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), everything=st.booleans())
     def lose(self, data: st.DataObject, everything: bool) -> None:
         gone = self.out if everything else data.draw(st.sets(st.sampled_from(sorted(self.out)), min_size=1))
+        gone = gone - {d.token for d in self.leaving}
         followers = self.lanes.lose(list(gone), self.running.keys())
         self.out -= gone
-        for d in followers:  # released, and the broker says so
+        for d in followers:
             assert d.token in self.lanes.held
             assert d.token not in self.running
+        self.leaving += followers
+
+    @precondition(lambda self: self.leaving)
+    @rule(n=st.integers(1, 3))
+    def give_back(self, n: int) -> None:
+        """The broker says that it has them back."""
+        for _ in range(min(n, len(self.leaving))):
+            d = self.leaving.pop(0)
             self.lanes.free(d)
             self.out.discard(d.token)  # type: ignore[arg-type]
 
@@ -150,7 +162,8 @@ class Machine(RuleBasedStateMachine):
         assert lanes.bytes == sum(OVERHEAD + len(d.body or b"") for d in lanes.held.values())
         waiting = [d.token for d in lanes.waiting()]
         assert len(set(waiting)) == len(waiting)
-        assert set(lanes.held) == {*waiting, *lanes.delayed, *self.running}
+        assert set(lanes.held) == {*waiting, *lanes.delayed, *self.running, *(d.token for d in self.leaving)}
+        assert set(lanes.leaving) == {d.token for d in self.leaving}
         keys = [d.key for d in [*lanes.ready, *lanes.delayed.values(), *self.running.values()] if d.key is not None]
         assert sorted(keys) == sorted(lanes.chains)
         assert set(lanes.moved) <= set(self.running) | set(lanes.held)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -464,3 +467,74 @@ async def test_a_drain_commits_what_was_done() -> None:
     await consumer.stop(asyncio.get_running_loop().time() + 5)
     assert len(seen) == 3
     assert log.partitions[0].committed == 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+@virtual
+async def test_whatever_happens_to_the_lanes_nothing_is_lost_or_overtaken(seed: int) -> None:
+    draw = random.Random(seed)
+    log = Log(3, note=draw.choice([0, 60, 4096]), revoke_within=draw.choice([0.1, 5.0]))
+    first: dict[bytes, list[int]] = defaultdict(list)
+    done: set[bytes] = set()
+    running: set[bytes] = set()
+    wrong: list[bytes] = []
+
+    async def handle(message: Message[Any]) -> None:
+        key, n = message.body.split(b"/")
+        if key in running:
+            wrong.append(message.body)
+        running.add(key)
+        try:
+            if int(n) not in first[key]:
+                first[key].append(int(n))
+            await asyncio.sleep(draw.choice([0, 0, 0.01, 0.3, 3.0]))
+            if draw.random() < 0.15:
+                raise ValueError("no")
+            done.add(message.body)
+        finally:
+            running.discard(key)
+
+    consumer, host = a_consumer(log, handle, concurrency=4, window=40, retry=Retry(attempts=None, base=0.1, cap=2.0))
+    await consumer.ready
+    total = 0
+    for _ in range(60):
+        source = log.sources[-1]
+        match draw.choice(["append", "append", "give", "give", "take", "lose", "rewind", "fault", "dead"]):
+            case "append":
+                for _ in range(draw.randrange(20)):
+                    partition = draw.randrange(3)
+                    key = f"{partition}{draw.choice('abc')}"
+                    log.append(key, f"{key}/{total}".encode(), partition)
+                    total += 1
+            case "give":
+                source.give(*(n for n in range(3) if n not in {p for p, _ in source.lanes.values()}))
+            case "take":
+                await source.take(draw.randrange(3), lost=False)
+            case "lose":
+                await source.take(draw.randrange(3), lost=True)
+            case "rewind":
+                source.rewind()
+            case "fault":
+                source.faults.append(Unavailable("gone"))
+            case "dead":
+                source.faults.append(Lost("gone"))
+        for partition in log.partitions:
+            told = [body for _, body in partition.messages[: partition.committed]]
+            assert set(told) <= done, "acknowledged and never handled"
+        await asyncio.sleep(draw.choice([0, 0.1, 2.0]))
+    for _ in range(2000):
+        if all(p.committed == len(p.messages) for p in log.partitions):
+            break
+        source = log.sources[-1]
+        source.give(*(n for n in range(3) if n not in {p for p, _ in source.lanes.values()}))
+        await asyncio.sleep(1)
+    assert len(done) == total
+    for found in first.values():
+        assert found == sorted(found), "overtaken"
+    assert not wrong, "two of a key at once"
+    await until(lambda: not consumer.lanes.held)
+    assert not consumer.lanes.chains
+    assert not consumer.lanes.moved
+    assert consumer.lanes.bytes == 0
+    assert host.events["retried"] > 0 or total < 20
+    await consumer.stop(asyncio.get_running_loop().time() + 5)
