@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
 from os import PathLike
@@ -48,6 +49,10 @@ log = logging.getLogger("switchgear")
 YIELD_EVERY = 128  # publishes without waiting, after which the loop may turn
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,79}")
 PUBLISH_MANY = 1000  # publishes of one publish_many that wait at once
+
+
+APPLICATION: ContextVar[str | None] = ContextVar("switchgear_application", default=None)
+"""The module that the command line is importing: its buses are named after it, as if it were the main module."""
 
 
 class Bus(Router):
@@ -555,7 +560,10 @@ def _checked_name(name: str) -> str:
 def _main_name() -> str:
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name:
+    given = APPLICATION.get()
+    if given is not None:
+        name = given
+    elif spec is not None and spec.name:
         name = spec.name.removesuffix(".__main__").rpartition(".")[2]
     else:
         path = getattr(main, "__file__", None)

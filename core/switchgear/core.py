@@ -22,13 +22,13 @@ from .errors import ConfigurationError, MaybeSent, Misuse, NotFound, NotSent, Sw
 from .guarantees import Need, negotiate, refuse
 from .handlers import body_schema, compile_batch, compile_handler
 from .health import Health
-from .knobs import PUBLISH, Handler, Middleware
+from .knobs import PUBLISH, Handler, Middleware, Outcomes
 from .message import Message, handling
-from .middleware.timeout import timeout as timeout_middleware
+from .middleware.timeout import bounded
 from .plans import Plan, agree
 from .plans import resolve as resolve_plan
 from .plugins import open_transport, redact
-from .program import Program, Route, chain, check_single_types
+from .program import BatchHandler, Program, Route, chain, check_single_types
 from .publisher import Publisher, weight
 from .replies import Replies, answer
 from .router import Declared, as_topic
@@ -400,6 +400,12 @@ class Core:
                 "declare it on the Topic, since the publisher must know it"
             )
         needs = negotiate(topic, group, settings, origins, plan, self.transport, self.scheme, asked)
+        if settings.batch is not None and (self.bus._middleware or settings.middleware):
+            whose = "subscription" if settings.middleware else "bus"
+            advice = "a middleware wraps single messages and would not see a batch: leave one of the two out"
+            if not settings.middleware:
+                advice += ", or give the batch subscription a bus of its own"
+            needs.append(Need(name, group, "middleware", f"of the {whose}, with batch=", "code", "refused", advice))
         if not refused:
             refuse(needs)
         services = Services(
@@ -428,12 +434,16 @@ class Core:
         where = one.where
         if one.batch is not None:
             batch = compile_batch(one.fn, where=where, schema=schema, services=services, executor=settings.executor)
+            if settings.timeout is not None:
+                batch = bounded(settings.timeout, batch)
+            if self.taps:
+                batch = self._tapped_batch(batch, one)
             return Route(schema=schema, content_type=one.topic.codec, handle=_never, handle_batch=batch)
         handle: Handler = compile_handler(
             one.fn, where=where, schema=schema, services=services, executor=settings.executor
         )
         if settings.timeout is not None:
-            handle = timeout_middleware(settings.timeout)(handle)
+            handle = bounded(settings.timeout, handle)
         handle = wrap(handle, (*self.bus._middleware, *settings.middleware))
         if one.to is not None:
             if write:
@@ -449,6 +459,17 @@ class Core:
             for tap in self.taps:
                 tap("handled", one.topic.name, one.group, message)
             return value
+
+        return tapped
+
+    def _tapped_batch(self, handle: BatchHandler, one: Declared) -> BatchHandler:
+        async def tapped(messages: list[Message[Any]]) -> Outcomes:
+            outcomes = await handle(messages)
+            for message, outcome in zip(messages, outcomes or [None] * len(messages), strict=False):
+                if outcome is None:
+                    for tap in self.taps:
+                        tap("handled", one.topic.name, one.group, message)
+            return outcomes
 
         return tapped
 

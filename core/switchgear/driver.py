@@ -442,6 +442,16 @@ class Provisioner(Protocol):
 
 
 @runtime_checkable
+class Trimming(Protocol):
+    """A source that knows what retention took from its group."""
+
+    @property
+    def trimmed(self) -> Mapping[str, int]:
+        """By topic, how many messages this source saw trimmed before the group had handled them; only rises."""
+        ...
+
+
+@runtime_checkable
 class Transactional(Protocol):
     async def commit(
         self, source: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float

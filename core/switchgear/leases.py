@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from .driver import Delivery, Settlement, Settling, Source, Verdict
+from .driver import Delivery, Settlement, Settling, Source, Trimming, Verdict
 from .errors import Lost, Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -19,8 +19,11 @@ async def ticks(c: Consumer, source: Source) -> None:
     lease = c.settings.lease
     caps = source.capabilities
     leases = caps.settling is Settling.INDIVIDUAL and caps.lease_cap > 0 and c.settings.delivery != "at_most_once"
+    known = 0
     while True:
         await c.clock.sleep(min(0.5, lease / 4))
+        if isinstance(source, Trimming):
+            known = _tell_trimmed(c, source, known)
         if leases:
             _give_up_handed(c)
             due = _due(c, c.clock.monotonic() + lease / 2)
@@ -31,6 +34,14 @@ async def ticks(c: Consumer, source: Source) -> None:
             held = c.lanes.held
             for token in [token for token in c.failures if token not in held]:
                 del c.failures[token]
+
+
+def _tell_trimmed(c: Consumer, source: Trimming, known: int) -> int:
+    trimmed = sum(source.trimmed.values())
+    if trimmed > known:
+        c.count("trimmed", trimmed - known)
+        log.warning("%s: %d messages were trimmed before they were handled: lost", c.program.where, trimmed - known)
+    return trimmed
 
 
 def _due(c: Consumer, before: float) -> list[Delivery]:

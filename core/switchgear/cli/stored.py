@@ -56,6 +56,6 @@ def merged(found: Iterable[TopicInfo], namespace: str) -> list[TopicInfo]:
         topics[name] = TopicInfo(
             name=name,
             messages=(known.messages or 0) + (info.messages or 0) if countable else None,
-            groups=tuple(sorted({*known.groups, *info.groups})),
+            groups=tuple(sorted({*known.groups, *(group.removeprefix(namespace) for group in info.groups)})),
         )
     return sorted(topics.values(), key=lambda info: info.name)

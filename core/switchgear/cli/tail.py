@@ -40,7 +40,8 @@ def tail(
 ) -> None:
     """Print messages as they are published, until interrupted.
 
-    It reads beside all groups and takes nothing away from them. With --json one line a message.
+    It reads beside all groups and takes nothing away from them. With --json one line a message. Of an internal topic,
+    such as the dead letters of a group (sg.dlq.TOPIC.GROUP), it prints what is stored, with the reason, and ends.
     """
     execute(_tail(url, topic, start, count, where or [], idle, json))
 
@@ -54,6 +55,18 @@ async def _tail(
     from .output import print_json
 
     conditions = [condition(text) for text in where]
+    if name.startswith("sg."):
+        from .internal import stored_messages
+
+        async with Bus(url, name="switchgear") as bus:
+            left = count
+            async for found, value, kind in stored_messages(bus, name, None if start == "new" else when(start)):
+                if not all(kind == "json" and matches(value, field, wanted) for field, wanted in conditions):
+                    continue
+                print_json(found.record(value, kind)) if json else print(found.line(value, kind), flush=True)
+                if left is not None and (left := left - 1) == 0:
+                    return
+        return
     begin = when(start)
     left = count
     # Raw bytes: what does not decode is worth seeing as well.

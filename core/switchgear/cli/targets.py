@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from switchgear import Bus, Misuse
+from switchgear.bus import APPLICATION
 from switchgear.errors import ConfigurationError, SwitchgearError
 
 
@@ -51,6 +52,7 @@ def _bus(target: str) -> Bus:
 
 
 def _called(target: str, factory: Any) -> Any:
+    token = APPLICATION.set(target.partition(":")[0].rpartition(".")[2])
     try:
         return factory()
     except SwitchgearError:
@@ -58,9 +60,12 @@ def _called(target: str, factory: Any) -> Any:
     except Exception as error:
         _show(error)
         raise ConfigurationError(f"{target!r}: calling it without arguments raised {type(error).__name__}") from error
+    finally:
+        APPLICATION.reset(token)
 
 
 def _module(name: str) -> ModuleType:
+    token = APPLICATION.set(name.rpartition(".")[2])
     try:
         return importlib.import_module(name)
     except Misuse as error:  # a loop is running here, so an unguarded `bus.run()` ends up in this branch
@@ -77,6 +82,8 @@ def _module(name: str) -> ModuleType:
     except Exception as error:
         _show(error)
         raise ConfigurationError(f"importing {name} raised {type(error).__name__}") from error
+    finally:
+        APPLICATION.reset(token)
 
 
 def _show(error: Exception) -> None:

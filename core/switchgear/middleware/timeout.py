@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from switchgear.knobs import Handler
-from switchgear.message import Message
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def timeout(seconds: float) -> Any:
-    """A middleware: an attempt that takes longer is cancelled and fails with TimeoutError.
+def bounded(seconds: float, handle: Callable[[T], Awaitable[R]]) -> Callable[[T], Awaitable[R]]:
+    """The handler (of a message or of a batch) whose attempt is cancelled after `seconds` and fails with TimeoutError.
 
     A `def` handler can't be cancelled: it keeps its message, its key and its thread until it returns, and the attempt
     fails then (the thread call shields itself and reports the timeout).
     """
 
-    def wrap(handle: Handler) -> Handler:
-        async def bounded(message: Message[Any]) -> object:
-            try:
-                async with asyncio.timeout(seconds) as scope:
-                    return await handle(message)
-            except TimeoutError:
-                if scope.expired():
-                    raise TimeoutError(f"the handler took longer than its timeout of {seconds:g} s") from None
-                raise
+    async def call(asked: T) -> R:
+        try:
+            async with asyncio.timeout(seconds) as scope:
+                return await handle(asked)
+        except TimeoutError:
+            if scope.expired():
+                raise TimeoutError(f"the handler took longer than its timeout of {seconds:g} s") from None
+            raise
 
-        return bounded
-
-    return wrap
+    return call
