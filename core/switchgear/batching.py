@@ -121,7 +121,7 @@ async def _handle(c: Consumer, slot: Slot, batch: list[Delivery]) -> None:
             continue
         try:
             opened.append((_open(c, message, asked), message))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (its fate is decided item by item)
             failed[id(message)] = error
             if key is not None and not isinstance(error, Skip):
                 barred.add(key)

@@ -137,7 +137,7 @@ class Consumer:
         self._main = self.loop.create_task(self._run(), name=f"switchgear {self.program.where}")
 
     async def stop(self, deadline: float) -> None:
-        """Drain: fetch nothing more, let handlers finish until `deadline` (the loop's clock), release the rest, leave."""
+        """Drain: fetch nothing more, let handlers finish before `deadline` (the loop's clock), release the rest."""
         self.stop_at = min(self.stop_at, deadline)
         self.stopping = True
         if self.settings.delivery != "at_most_once":  # there, what was fetched is acknowledged: it is handled first
@@ -321,7 +321,7 @@ class Consumer:
             lanes.set_aside([*delayed, *(d for d in lanes.waiting() if d.lane in gone)])
             within = source.capabilities.revoke_within
             until = self.loop.time() + within * 0.8
-            while any(d.lane in gone for d in self.running()) and self.loop.time() < until:
+            while any(d.lane in gone for d in self.running()) and self.loop.time() < until:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
             try:
                 async with asyncio.timeout_at(until + within * 0.15):
@@ -363,7 +363,8 @@ class Consumer:
             return True
         if phase != "active":
             return False
-        return bool(self.lanes.ready) or bool(self.running()) or self.settler.due
+        begun = bool(self.lanes.ready) and not self.program.pull  # pulled, they wait for the program to ask
+        return begun or bool(self.running()) or self.settler.due
 
     def count(self, event: str, n: int) -> None:
         self.host.count(event, self.program.topic, self.program.group, n)

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from .driver import Delivery, Settlement, Settling, Source, Verdict
-from .errors import TransportError, Unavailable
+from .errors import SwitchgearError, TransportError, Unavailable
 from .supervision import said
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ async def drain(c: Consumer, source: Source) -> None:
     now = c.loop.time()
     reserve = min(RESERVE, max(0.0, c.stop_at - now) * 0.25)
     await _handlers(c, c.stop_at - reserve)
-    left = await end_workers(c, c.stop_at - reserve * 0.6)
-    _release(c, source, left)
+    await end_workers(c, c.stop_at - reserve * 0.6)
+    _release(c, source)
     await _flush(c)
 
 
 async def _handlers(c: Consumer, until: float) -> None:
     if not c.ending:  # at most once: what was fetched is acknowledged already
-        while (c.lanes.ready or c.running()) and c.loop.time() < until:
+        while (c.lanes.ready or c.running()) and c.loop.time() < until:  # noqa: ASYNC110  (several things end)
             await asyncio.sleep(0.01)
         c.ending = True
         c.wake_idle()
@@ -41,8 +41,8 @@ async def _handlers(c: Consumer, until: float) -> None:
         await asyncio.wait(tasks, timeout=max(0.0, until - c.loop.time()))
 
 
-async def end_workers(c: Consumer, until: float) -> set[int]:
-    """Cancel what still runs and wait for it until then; returns the ids of deliveries whose threads run on."""
+async def end_workers(c: Consumer, until: float) -> None:
+    """Cancel what still runs and wait for it until then; its messages are given back, unless their threads run on."""
     slots, c.slots = c.slots, []
     tasks = {slot.task for slot in slots}
     late = {task for task in tasks if not task.done()}
@@ -76,10 +76,9 @@ async def end_workers(c: Consumer, until: float) -> set[int]:
         for delivery in (slot.delivery, *slot.batch):
             if delivery is not None and id(delivery) not in left and c.source is not None:
                 c.release([delivery])
-    return left
 
 
-def _release(c: Consumer, source: Source, left: set[int]) -> None:
+def _release(c: Consumer, source: Source) -> None:
     """Give back what nobody has begun; a retry that was held here keeps that it failed."""
     lanes = c.lanes
     c.release([*lanes.waiting(), *c.gathered, *c.handed.values()])
@@ -119,7 +118,7 @@ async def _flush(c: Consumer) -> None:
             try:
                 async with asyncio.timeout_at(until):
                     await c.host.link.wait()
-            except Exception:
+            except (SwitchgearError, TimeoutError):
                 break
         except (TransportError, TimeoutError) as error:
             problem = error

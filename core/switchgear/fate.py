@@ -206,7 +206,8 @@ class Fate:
     async def _buried(self, grave: Grave) -> bool:
         """The dead letter is stored."""
         c, message = self._c, grave.message
-        assert c.settings.dead_letter is not None and c.program.group is not None
+        assert c.settings.dead_letter is not None
+        assert c.program.group is not None
         c.count("dead_lettered", 1)
         c.host.buried(message, c.program.topic, c.program.group)
         if grave.reason != PARKED:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -58,7 +58,7 @@ class Consumer(AsyncIterator[Message[T]], Generic[T]):
             message: Message[T] = Message(delivery, engine.reading, UNSET)
             try:
                 open_message(engine, message)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  (its fate is decided here)
                 self._keep(delivery)
                 try:
                     await engine.fate.conclude(message, error)
@@ -197,7 +197,7 @@ class PullReading(Reading):
 async def pulling(
     bus: Bus, topic: Topic[Any], named: bool, group: str | None, start: Literal["new", "earliest"] | datetime,
     idle: float | None,
-) -> AsyncIterator[Consumer[Any]]:  # fmt: skip
+) -> AsyncGenerator[Consumer[Any]]:  # fmt: skip
     """Subscribe for the while of the block; see `Bus.consumer`."""
     if group is not None:
         check_group_name(group)

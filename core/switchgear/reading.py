@@ -1,5 +1,7 @@
 """What messages of one subscription ask for: envelope, attempt, position; read from the source on demand."""
 
+# ruff: noqa: ARG002  (the signatures are the protocol's)
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,5 +1,7 @@
 """Telling the broker what became of deliveries, in batches and message by message; `watermark` does it by position."""
 
+# ruff: noqa: ARG002  (the signatures are the protocol's)
+
 from __future__ import annotations
 
 import asyncio

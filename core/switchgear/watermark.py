@@ -1,10 +1,13 @@
 """Settling where the broker acknowledges by a position per lane (`Settling.CUMULATIVE`)."""
 
+# ruff: noqa: ARG002  (the signatures are those of `settling.Settler`)
+
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Hashable, Sequence
+from typing import cast
 
 import msgspec
 
@@ -299,7 +302,8 @@ class Cumulative:
 
 
 def _offset(delivery: Delivery) -> int:
-    token = delivery.token
-    offset = token[-1] if isinstance(token, tuple) else token
-    assert isinstance(offset, int)
-    return offset
+    token: object = delivery.token
+    if isinstance(token, tuple):
+        token = cast("tuple[object, ...]", token)[-1]
+    assert isinstance(token, int)
+    return token

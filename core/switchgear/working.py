@@ -96,7 +96,7 @@ async def work(c: Consumer, slot: Slot) -> None:
                 else:
                     message._body = decode(body)  # type: ignore[misc]
                     await handle(message)  # type: ignore[misc]
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  (whose doing it is, is told apart below)
                 await _failed(c, slot, message, error)
                 continue
             slot.delivery = None
@@ -191,7 +191,7 @@ def failure_of(c: Consumer, slot: Slot, error: BaseException) -> Exception | Non
     if isinstance(error, Exception):
         return error
     if isinstance(error, BaseExceptionGroup):
-        failure = RuntimeError(str(error))
+        failure = RuntimeError("a task of the handler ended in something that is no Exception")
         failure.__cause__ = error
         return failure
     return None

@@ -221,8 +221,8 @@ class Report:
 
 def program(handle: Handler, order: Order = Order.KEY, **knobs: Any) -> Program:
     """Raw bytes of the topic "t" for the group "g"."""
+    route = Route(schema=bytes, content_type="application/octet-stream", handle=handle)
     return Program(
         topic="t", group="g", settings=Settings(**knobs), order=order, physical=["t"], physical_group="g", leased=None,
-        dead_letters="graves", routes={None: Route(schema=bytes, content_type="application/octet-stream", handle=handle)},
-        default_type="t",
+        dead_letters="graves", routes={None: route}, default_type="t",
     )  # fmt: skip

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
 
-from switchgear import Bus, Drop, Message, Reject, Retry, RetryAfter, Topic
+from switchgear import Bus, DeadLetter, Drop, Message, Reject, Retry, RetryAfter, Topic
 from switchgear.driver import Outgoing, Settlement, Verdict
 from switchgear.errors import Lost, NotSent, Unavailable
 from tests.support.serving import BURIED, a_bus, consumer_of, loose, orders, until
@@ -98,7 +99,7 @@ async def test_outcomes_at_once(
 @pytest.mark.parametrize("topic", [orders, loose])
 @virtual
 async def test_retry_after_waits_and_counts(topic: Topic[Any]) -> None:
-    bus, events, letters = a_bus()
+    bus, _events, letters = a_bus()
     at: list[float] = []
 
     @bus.subscribe(topic, group="g", retry=Retry(attempts=2), dead_letter=BURIED)
@@ -171,7 +172,7 @@ async def test_no_limit_of_attempts() -> None:
 
 @virtual
 async def test_attempts_count_over_holds_in_the_process_and_returns_by_the_broker() -> None:
-    bus, events, letters = a_bus()
+    bus, _events, letters = a_bus()
     attempts: list[int] = []
 
     @bus.subscribe(loose, group="g", retry=Retry(attempts=4, base=0.01, cap=0.01), dead_letter=BURIED)
@@ -387,7 +388,7 @@ async def test_the_output_is_stored_before_the_ack_and_an_outage_is_no_attempt()
 @pytest.mark.parametrize("seed", range(5))
 @virtual
 async def test_key_order_holds_under_concurrency_and_retries(seed: int) -> None:
-    bus, events, letters = a_bus()
+    bus, events, _letters = a_bus()
     draw = random.Random(seed)
     running: dict[str, int] = defaultdict(int)
     first: dict[str, list[int]] = defaultdict(list)
@@ -514,7 +515,7 @@ async def test_the_window_pauses_visibly_and_calls_the_source_all_the_same() -> 
         await asyncio.sleep(10)
         times = [at for at, _ in calls]
         assert {limit for _, limit in calls} == {0}
-        assert max(b - a for a, b in zip(times, times[1:], strict=False)) <= 1.0
+        assert max(b - a for a, b in pairwise(times)) <= 1.0
         gate.set()
         await until(lambda: events["handled"] == 100)
         assert consumer.detail == ""
@@ -828,7 +829,7 @@ async def test_handlers_run_on_over_a_lost_source_and_no_second_one_starts() -> 
 
 @virtual
 async def test_a_handler_that_cancels_itself_has_failed() -> None:
-    bus, events, letters = a_bus()
+    bus, _events, letters = a_bus()
 
     @bus.subscribe(orders, group="g", retry=QUICK, dead_letter=BURIED)
     async def handle(order: dict[str, Any]) -> None:
@@ -897,7 +898,7 @@ async def test_at_most_once_does_not_run_again_for_its_output() -> None:
 @virtual
 async def test_whatever_happens_nothing_is_lost_or_overtaken(seed: int) -> None:
     draw = random.Random(seed)
-    bus, events, letters = a_bus()
+    bus, events, _letters = a_bus()
     topic = draw.choice([orders, orders, loose])
     first: dict[str, list[int]] = defaultdict(list)
     done: set[int] = set()
@@ -976,3 +977,29 @@ async def test_whatever_happens_nothing_is_lost_or_overtaken(seed: int) -> None:
             assert found == sorted(found), "overtaken"
     assert not wrong, "two of a key at once"
     assert events["retried"] > 0
+
+
+@virtual
+async def test_in_a_test_nothing_hangs_that_stands_still() -> None:
+    from switchgear.testing import in_memory
+
+    bus = Bus("memory://")
+    calls = 0
+
+    @bus.subscribe(orders, group="g", retry=Retry(attempts=2, base=60), dead_letter=DeadLetter(after="stop"))
+    async def handle(order: dict[str, Any]) -> None:
+        nonlocal calls
+        calls += 1
+        raise ValueError("no")
+
+    async with in_memory(bus) as trace, bus.consumer(loose, group="h") as consumer:
+        await bus.publish(orders, {"k": "a"})
+        await bus.publish(loose, {"n": 1})
+        await trace.idle()
+        assert calls == 1
+        await trace.advance(60)
+        assert calls == 2
+        assert len(trace.dead_letters(orders, group="g")) == 1
+        assert not bus.health().ready
+        await trace.advance(3600)
+        assert (await anext(consumer)).body == {"n": 1}

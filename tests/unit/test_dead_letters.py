@@ -288,7 +288,7 @@ async def test_while_dead_letters_cannot_be_written_nothing_is_acknowledged_and_
 
 @virtual
 async def test_a_refused_dead_letter_does_not_stop_the_others() -> None:
-    bus, events, letters = a_bus()
+    bus, _events, letters = a_bus()
 
     @bus.subscribe(loose, group="g", retry=ONCE, concurrency=1, dead_letter=to_graves())
     async def handle(order: dict[str, Any]) -> None:
@@ -349,7 +349,7 @@ async def test_a_drain_ends_in_time_although_dead_letters_cannot_be_written() ->
 
 @virtual
 async def test_total_order_parks_everything() -> None:
-    bus, events, letters = a_bus()
+    bus, _events, letters = a_bus()
     total = Topic("total", dict[str, Any], order="total")
     seen: list[int] = []
 
@@ -369,7 +369,7 @@ async def test_total_order_parks_everything() -> None:
 
 @virtual
 async def test_a_parked_key_that_is_let_go_is_handled_again() -> None:
-    bus, events, letters = a_bus()
+    bus, _events, letters = a_bus()
     seen: list[int] = []
 
     @bus.subscribe(orders, group="g", dead_letter=to_graves("park"))

@@ -14,12 +14,13 @@ def bounded(seconds: float, handle: Callable[[T], Awaitable[R]]) -> Callable[[T]
     """The handler (of a message or of a batch) whose attempt is cancelled after `seconds` and fails with TimeoutError.
 
     A `def` handler can't be cancelled: it keeps its message, its key and its thread until it returns, and the attempt
-    fails then (the thread call shields itself and reports the timeout).
+    fails then (see `threads.outlive`).
     """
 
     async def call(asked: T) -> R:
+        scope = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as scope:
+            async with scope:
                 return await handle(asked)
         except TimeoutError:
             if scope.expired():
