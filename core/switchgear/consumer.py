@@ -128,6 +128,8 @@ class Consumer:
         self._phase, self._said = "starting", ""
         self._halt: asyncio.Future[None] = self.loop.create_future()
         self._main: asyncio.Task[None] | None = None
+        self._waiting = True
+        """For the broker, for a lease, for its next try: nothing is to be drained, and nothing is being left."""
         self._tries = 0
 
     # ---- life -----------------------------------------------------------------------------------------------------
@@ -146,8 +148,8 @@ class Consumer:
         self.wake_idle()
         if not self._halt.done():
             self._halt.set_result(None)
-            if self._main is not None and self.source is None:
-                self._main.cancel()  # it waits for the broker, for its turn or for a lease
+            if self._main is not None and self._waiting:
+                self._main.cancel()
         if self._main is not None:
             await asyncio.wait([self._main])
 
@@ -165,6 +167,7 @@ class Consumer:
                     log.warning("%s: cannot subscribe yet: %s", self.program.where, error)
                 if not self.stopping:
                     self._tries += 1
+                    self._waiting = True
                     self.become("reconnecting")
                     await self.clock.sleep(
                         random.uniform(0.5, 1.0) * min(BACKOFF_CAP, BACKOFF * 2 ** min(self._tries, 6))
@@ -172,6 +175,7 @@ class Consumer:
         except asyncio.CancelledError:
             if not self.stopping:
                 raise
+            self._waiting = False
         except BaseException as error:
             self.failure = error
             log.error("%s ends: %s: %s", self.program.where, type(error).__name__, error)
@@ -210,6 +214,7 @@ class Consumer:
                 self.valid_until = lease.until
                 keeper = self.loop.create_task(lease.keep(self._renewed))
             source = await host.transport.subscribe(self._subscription(member, fence), self._revoked)
+            self._waiting = False
             self._open(source)
             if self.parked is not None:
                 await self.parked.refresh()
@@ -237,6 +242,7 @@ class Consumer:
                 raise Lost("the lease is with another member" if keeper in done else "the source ended")
             await drain(self, source)
         finally:
+            self._waiting = False
             if keeper is not None:
                 keeper.cancel()
             if source is not None:
