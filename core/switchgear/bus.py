@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
 from os import PathLike
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -340,7 +341,7 @@ class Bus(Router):
         Refused (size, rights, header), CodecError, Misuse (the bus is not open).
         """
         core = self._open
-        if core is None or core.loop is not asyncio.get_running_loop():
+        if core is None or core.thread != get_ident() or not core.running():
             core = self._running()
         writer = core.writers.get(topic)
         if writer is None or options or handling.get() is not None:

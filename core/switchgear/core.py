@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import names
@@ -69,6 +70,9 @@ class Core:
         self.bus, self.config = bus, config
         self.name = bus.name
         self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
+        self.running = self.loop.is_running
+        """With `thread`, tells a call from another loop; asking asyncio for the running one costs a system call."""
         self.clock = clock or LoopClock()
         self.url = redact(url)
         self.transport: Transport = open_transport(url, tuning)

@@ -52,7 +52,7 @@ class Order(IntEnum):
     TOTAL = 2
 
 
-class Outgoing(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """One message to store. The driver changes nothing of it."""
 
     topic: str

@@ -62,29 +62,32 @@ async def work(c: Consumer, slot: Slot) -> None:
     undecoded: Any = UNSET
     while not c.ending:
         if not ready:
+            c.wake_room()
             enter(None)
             waiter = new_future()
             idle.append(waiter)
             await waiter
             if idle and len(ready) > 1:
                 c.wake_one()
-        until = clock() + SLICE
+        until = min(clock() + SLICE, c.valid_until)
         while ready and not c.ending:
             delivery = ready.popleft()
             now = clock()
-            if now > until:
-                ready.appendleft(delivery)
-                await asyncio.sleep(0)
-                until = clock() + SLICE
-                continue
-            if c.room is not None and 2 * len(ready) <= c.prefetch:
-                c.wake_room()
-            if now > c.valid_until or now > delivery.until:  # the lease is over: no new handler
-                current = _leased(c, delivery, now)
-                if current is None:
-                    await asyncio.sleep(0.01)
-                    break
-                delivery = current
+            if now > until or now > delivery.until:
+                if now > c.valid_until or now > delivery.until:  # the lease is over: no new handler
+                    current = _leased(c, delivery, now)
+                    if current is None:
+                        c.wake_room()
+                        await asyncio.sleep(0.01)
+                        break
+                    delivery = current
+                else:
+                    ready.appendleft(delivery)
+                    if 2 * len(ready) <= c.prefetch:
+                        c.wake_room()
+                    await asyncio.sleep(0)
+                    until = min(clock() + SLICE, c.valid_until)
+                    continue
             slot.started = now
             slot.delivery = delivery
             message: Message[Any] = Message(delivery, c.reading, undecoded)

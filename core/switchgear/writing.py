@@ -91,9 +91,7 @@ class Writer:
                 headers = [*self._static, (self._id, id_.encode()), self._time_header, (self._partition_key, key)]
         else:
             headers = []
-        return Outgoing(
-            topic=self._only or self._place(key), body=body, media=self._media, headers=headers, key=key, dedup=id_
-        )
+        return Outgoing(self._only or self._place(key), body, self._media, headers, key, id_)  # by position: quicker
 
     def message(self, value: object, options: PublishOptions, parent: Message[Any] | None) -> Outgoing:
         """A message with options, or one that is published while another is handled."""

@@ -133,9 +133,13 @@ class MemorySource:
         outcomes: list[TransportError | None] = []
         pop, append, groups = self.leased.pop, outcomes.append, self._groups
         released: dict[str, list[Delivery]] = {}
+        strict = any(group.strict for group in groups.values())
         for item in batch:
             token = item.delivery.token
             d = pop(token, None)
+            if d is not None and not strict and item.verdict is ACK:
+                append(None)
+                continue
             if d is None:
                 append(Lost(f"topic {item.delivery.topic!r}: delivery {token} is no longer leased to this member"))
                 continue

@@ -60,6 +60,13 @@ class MemoryTransport:
             topic = broker.topics.get(m.topic)
             if topic is not None and m.due is None and m.body is not None and len(m.body) <= BODY:
                 readers = topic.readers
+                if len(readers) == 1 and not topic.senders:
+                    group = readers[0]
+                    if len(group.ready) + group.parked < self._capacity:
+                        group.ready.append(Stored(broker.position(), m, broker.now()))
+                        if group.idle:
+                            group.arrived(m.key)
+                        return STORED
                 for group in readers:
                     if len(group.ready) + group.parked >= self._capacity:
                         break
