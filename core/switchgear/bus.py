@@ -356,7 +356,12 @@ class Bus(Router):
                 self._inline = 0
                 await asyncio.sleep(0)
         else:
-            await core.publisher.put(out, writer.chain(out), core.time() + PUBLISH)  # type: ignore[union-attr]
+            publisher = core.publisher
+            assert publisher is not None
+            if publisher.quiet():
+                await publisher.send_alone(out, writer.chain(out), core.time() + PUBLISH)
+            else:
+                await publisher.put(out, writer.chain(out), core.time() + PUBLISH)
         if core.watched:
             self._told(core, writer, value)
         return out.dedup  # type: ignore[return-value]

@@ -67,6 +67,7 @@ class Publisher:
         self._buffer: deque[Entry] = deque()
         self._bytes = 0
         self._flights: set[asyncio.Task[None]] = set()
+        self._lone = True
         self._flying: dict[int, list[Entry]] = {}
         self._busy: set[tuple[str, bytes]] = set()
         self._room: deque[asyncio.Future[None]] = deque()
@@ -121,6 +122,37 @@ class Publisher:
             self._arm(deadline)
         return future
 
+    def quiet(self) -> bool:
+        """Nothing waits or flies, and what flew last was a message alone: the next need not wait for company."""
+        return (
+            self._lone and not self._buffer and not self._flying and not self._scheduled
+            and self._paused is None and self._link.up and not self._closed
+        )  # fmt: skip
+
+    async def send_alone(
+        self, out: Outgoing, chain: tuple[str, bytes] | None, deadline: float, again: bool = True
+    ) -> None:
+        """Send one message from the caller's own task while it is `quiet`; what fails goes the way of all others."""
+        future = self._loop.create_future()
+        entry = Entry(out, future, deadline, chain, again, OVERHEAD)
+        self._bytes += OVERHEAD
+        batch = [entry]
+        number = id(batch)
+        self._flying[number] = batch
+        if chain is not None:
+            self._busy.add(chain)
+        if deadline < self._alarm_at:
+            self._arm(deadline)
+        try:
+            await self._send(batch, number)
+        except BaseException:  # cancelled: the outcome interests nobody any more
+            if future.done():
+                future.exception()
+            else:
+                future.cancel()
+            raise
+        await future
+
     async def send_now(self, out: Outgoing, deadline: float) -> None:
         """Send one message at once, past the buffer; for transports that store without waiting."""
         error = (await self._transport.send((out,), deadline))[0]
@@ -148,6 +180,7 @@ class Publisher:
                 return
             number = id(batch)
             self._flying[number] = batch
+            self._lone = len(batch) == 1
             task = self._loop.create_task(self._send(batch, number))
             self._flights.add(task)
             task.add_done_callback(self._flights.discard)

@@ -130,7 +130,10 @@ class RedisTransport:
     def _store(
         self, topic: str, batch: Sequence[Outgoing], places: list[int], outcomes: list[TransportError | None]
     ) -> Command:
-        """The script call for one topic; removes from `places` what can't be written."""
+        """The command for one topic; removes from `places` what can't be written."""
+        maxlen = self._settings.tuning.maxlen
+        if len(places) == 1 and maxlen is None:
+            return self._add(topic, batch[places[0]], places, outcomes)
         messages = [batch[n] for n in places]
         keyed = sum(m.key is not None for m in messages)
         mixed = any(m.marked for m in messages) or 0 < keyed < len(messages)
@@ -150,8 +153,19 @@ class RedisTransport:
             else:
                 arguments += (m.body, packed, m.media or b"")
         width = 5 if mixed else 4 if keyed else 3
-        maxlen = self._settings.tuning.maxlen
         return call(scripts.SEND, (topic,), width, "" if maxlen is None else maxlen, *arguments)
+
+    def _add(self, topic: str, m: Outgoing, places: list[int], outcomes: list[TransportError | None]) -> Command:
+        """One message alone: the bare command, in the layout that the script writes."""
+        try:
+            packed = entries.pack(m.headers)
+        except UnicodeEncodeError:
+            outcomes[places.pop()] = Refused(f"{self._settings.address}: {topic!r}: a header's name is no text")
+            return ("PING",)
+        fields: Command = ("XADD", topic, "*", "b", m.body, "h", packed, "t", m.media or b"")
+        if m.key is not None:
+            fields += ("k", m.key)
+        return (*fields, "m", "1") if m.marked else fields
 
     def _delay(self, batch: Sequence[Outgoing], places: list[int], outcomes: list[TransportError | None]) -> Command:
         arguments: list[Any] = []
@@ -175,6 +189,8 @@ class RedisTransport:
         if isinstance(reply, ResponseError):
             for n in places:
                 outcomes[n] = refusal(at, reply)
+            return
+        if isinstance(reply, bytes):  # of one message its id, or a PONG where nothing was left to store
             return
         failed: Sequence[tuple[int, bytes]] = reply
         for i, said in failed:

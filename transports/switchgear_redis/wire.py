@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Any, Final, Self, TypeAlias, cast
 
 from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType]
 from redis import exceptions as client
-from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, Connection, SSLConnection
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -109,9 +110,10 @@ class Wire:
         self._closed = asyncio.Event()
         self._options = _options(settings)
         self._kind: type[Connection] = SSLConnection if settings.tls else Connection
-        self._pool = BlockingConnectionPool(
-            settings.tuning.connections, timeout=None, connection_class=self._kind, **self._options
-        )
+        self._most = settings.tuning.connections
+        self._all: list[AbstractConnection] = []
+        self._free: list[AbstractConnection] = []  # the last that was given back is the next to go
+        self._waiting: deque[asyncio.Future[AbstractConnection]] = deque()
 
     def soon(self) -> float:
         """The deadline of a call that has none of its own."""
@@ -127,14 +129,16 @@ class Wire:
             async with asyncio.timeout_at(deadline):
                 if self._closed.is_set():
                     raise Unavailable(f"{self.address}: the connection is closed")
-                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+                connection = self._free.pop() if self._free else await self._another()
                 try:
+                    await _ensure(connection)
                     state.sent = True
                     return await exchange(connection, commands)
+                except BaseException:
+                    await connection.disconnect(nowait=True)  # an answer may still come: not for the next who asks
+                    raise
                 finally:
-                    if self._closed.is_set():
-                        await connection.disconnect(nowait=True)
-                    await self._pool.release(connection)
+                    await self._give_back(connection)
 
     async def one(self, *command: Any, deadline: float | None = None) -> Any:
         """The reply to one command, its ResponseError raised as one of ours."""
@@ -143,6 +147,31 @@ class Wire:
             raise refusal(self.address, reply) from reply
         return reply
 
+    async def _another(self) -> AbstractConnection:
+        """A connection when none is free: a new one, or the next that is given back."""
+        if len(self._all) < self._most:
+            connection = self._kind(**self._options)
+            self._all.append(connection)
+            return connection
+        waiter: asyncio.Future[AbstractConnection] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                await self._give_back(waiter.result())
+            raise
+
+    async def _give_back(self, connection: AbstractConnection) -> None:
+        if self._closed.is_set():
+            await connection.disconnect(nowait=True)
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        self._free.append(connection)
+
     def line(self) -> Line:
         """One more connection, beside the pool."""
         return Line(self.address, self._kind(**self._options))
@@ -150,8 +179,12 @@ class Wire:
     async def close(self) -> None:
         """Close every connection; what is under way fails."""
         self._closed.set()
-        with suppress(client.RedisError, OSError):
-            await self._pool.disconnect()
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(Unavailable(f"{self.address}: the connection is closed"))
+        for connection in self._all:
+            with suppress(client.RedisError, OSError):
+                await connection.disconnect()
 
 
 class Line:
@@ -194,6 +227,15 @@ class _Mapping:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if isinstance(error, client.RedisError | OSError):  # TimeoutError is an OSError
             raise failure(self._address, error, self.sent) from error
+
+
+async def _ensure(connection: AbstractConnection) -> None:
+    """Connect, and again where the server hung up since the last command: nothing is sent into the void."""
+    reader = connection._reader
+    if reader is not None and reader.at_eof():
+        await connection.disconnect(nowait=True)
+    if not connection.is_connected:
+        await connection.connect()  # type: ignore[no-untyped-call]
 
 
 async def exchange(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
