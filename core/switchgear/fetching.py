@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("switchgear.consumer")
 
-FETCH = 1000  # the most messages of one receive
+FETCH = 500  # the most messages of one receive; the next is asked for while one is handled
 PREFETCH_BYTES = 64 << 20
 QUICK, SLOW = 0.25, 2.0  # a full receive handled in less: fetch more at once; in more: less
 ALIVE = 0.9  # seconds after which a source is called although there is no room
@@ -46,7 +46,7 @@ async def fetch(c: Consumer, source: Source) -> None:
         if pending:  # the last full receive is mostly handled: how long did it take?
             took = loop.time() - began
             if took < QUICK:
-                c.prefetch = max(least, min(2 * FETCH, c.prefetch * 2))
+                c.prefetch = max(least, min(4 * FETCH, c.prefetch * 2))
             elif took > SLOW:
                 c.prefetch = max(least, c.prefetch // 2)
         limit = min(FETCH, c.prefetch - len(ready))
