@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .units import Seconds, seconds
+from . import units
+from .units import Seconds
 
 
 class Reject(Exception):
@@ -16,9 +17,9 @@ class Reject(Exception):
 class RetryAfter(Exception):
     """Fail this attempt and try again not before `seconds`; counts as an attempt."""
 
-    def __init__(self, seconds_: Seconds, reason: str = "") -> None:
-        super().__init__(seconds_, reason)
-        self.seconds = seconds(seconds_)
+    def __init__(self, seconds: Seconds, reason: str = "") -> None:
+        super().__init__(seconds, reason)
+        self.seconds = units.seconds(seconds)
         self.reason = reason
 
     def __str__(self) -> str:

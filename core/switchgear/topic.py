@@ -90,6 +90,8 @@ class Topic(Generic[D]):
             raise ConfigurationError(f"topic {name!r}: partitions is {partitions}; expected 1 or more")
         self.partitions = partitions
         self.retention = None if retention is None else seconds(retention)
+        if self.retention is not None and self.retention <= 0:
+            raise ConfigurationError(f"topic {name!r}: retention is {retention!r}; expected more than 0 seconds")
         self.priorities = tuple(priorities)
 
     def __repr__(self) -> str:

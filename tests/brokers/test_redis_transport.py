@@ -676,6 +676,10 @@ async def test_maxlen_counts_what_it_takes_unread(redis_server: Server, topic: s
     await send(transport, topic, *map(str, range(3)))
     assert await client.xlen(topic) == 10
     assert await transport.trimmed([topic]) == {topic: 3}
+    for _ in range(2):  # told once
+        source._trim_at = source._tend_at = 0.0  # type: ignore[attr-defined]
+        await source.receive(1)
+        assert source.trimmed == {topic: 3}  # type: ignore[attr-defined]
     await transport.close()
 
 

@@ -79,6 +79,7 @@ def test_retention_is_seconds() -> None:
         ({"order": "keys"}, "order is 'keys'"),
         ({"envelope": "plain"}, "envelope is 'plain'"),
         ({"partitions": 0}, "partitions is 0"),
+        ({"retention": -1}, "retention is -1; expected more than 0 seconds"),
         ({"retention": "1h"}, "seconds as a number"),
     ],
 )

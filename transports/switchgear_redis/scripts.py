@@ -4,7 +4,8 @@ Names of keys: a stream is the topic's physical name. Beside it stand
 `<topic>:waiting:<group>`: entries that wait for their time, by due time in milliseconds;
 `<topic>:leases:<group>`: each member's lease in milliseconds;
 `<topic>:lapsed:<group>:<member>`: this member lost entries to another;
-`<topic>:settings`: `retention` in seconds, and `lost`, how many messages were trimmed before they were handled.
+`<topic>:settings`: `retention` in seconds, `lost`, how many messages were trimmed before they were handled, and
+`untold`, how many of these publishers trimmed (`maxlen`) and no member has reported yet.
 Physical names hold no colon.
 """
 
@@ -145,7 +146,10 @@ if maxlen ~= '' then
     local read, lost = bounds(KEYS[1]), 0
     for i = 1, excess do if not before(old[i][1], read) then lost = lost + 1 end end
     redis.call('XTRIM', KEYS[1], 'MINID', '=', old[excess + 1][1])
-    if lost > 0 then redis.pcall('HINCRBY', KEYS[1] .. ':settings', 'lost', lost) end
+    if lost > 0 then
+      redis.pcall('HINCRBY', KEYS[1] .. ':settings', 'lost', lost)
+      redis.pcall('HINCRBY', KEYS[1] .. ':settings', 'untold', lost)
+    end
   end
 end
 return out"""
@@ -334,23 +338,26 @@ return 0"""
 )
 
 # KEYS stream; ARGV seconds to keep what is settled. A declared retention trims by age, read or not.
-# Returns how many were trimmed unread.
+# Returns how many were trimmed unread, also by publishers since somebody last asked.
 TRIM = _script(
     _NOW
     + _BOUNDS
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local settings = KEYS[1] .. ':settings'
+local untold = tonumber(redis.call('HGET', settings, 'untold') or 0)
+if untold > 0 then redis.pcall('HDEL', settings, 'untold') end
 local read, settled = bounds(KEYS[1])
 local function at(seconds) return string.format('%.0f-0', math.max(now() - seconds * 1000, 0)) end
 local old = at(tonumber(ARGV[1]))
 redis.call('XTRIM', KEYS[1], 'MINID', '~', before(old, settled) and old or settled, 'LIMIT', 20000)
-local retention = redis.call('HGET', KEYS[1] .. ':settings', 'retention')
-if not retention then return 0 end
+local retention = redis.call('HGET', settings, 'retention')
+if not retention then return untold end
 old = at(tonumber(retention))
 redis.call('XTRIM', KEYS[1], 'MINID', '=', before(old, read) and old or read)
 local lost = redis.call('XTRIM', KEYS[1], 'MINID', '=', old)
-if lost > 0 then redis.pcall('HINCRBY', KEYS[1] .. ':settings', 'lost', lost) end
-return lost"""
+if lost > 0 then redis.pcall('HINCRBY', settings, 'lost', lost) end
+return lost + untold"""
 )
 
 # KEYS delayed, its messages; ARGV per message: topic, token, due in ms, body, headers, media, key, which of "k", "m".
