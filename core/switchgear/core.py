@@ -524,7 +524,10 @@ class Core:
 
     def count(self, event: str, topic: str, group: str | None, n: int) -> None:
         for observer in self._observers:
-            observer.count(event, topic, group, n)
+            try:
+                observer.count(event, topic, group, n)
+            except Exception:
+                log.exception("an observer failed at counting %r; nothing else is affected", event)
 
     def abandoned(self) -> None:
         self.bus._abandoned = True

@@ -163,3 +163,22 @@ async def test_the_namespace_is_before_every_name(url: str) -> None:
         transport: Any = bus.transport
         assert [(info.name, info.groups) for info in await transport.topics("")] == [("blue.orders", ("blue.g",))]
         assert set(await transport.read("")) == {"blue.sg.plan.orders"}
+
+
+async def test_an_observer_that_fails_affects_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def count(self, event: str, topic: str, group: str | None, n: int) -> None:
+            raise RuntimeError("no metrics today")
+
+    bus = Bus("memory://", observers=[Broken()])
+    seen: list[int] = []
+
+    @bus.subscribe("numbers", group="g")
+    async def handle(n: int) -> None:
+        seen.append(n)
+
+    async with in_memory(bus) as trace:
+        await bus.publish("numbers", 1)
+        await trace.idle()
+    assert seen == [1]
+    assert "no metrics today" in caplog.text
