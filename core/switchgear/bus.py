@@ -300,6 +300,9 @@ class Bus(Router):
         try:
             await core.reached()
             assembled = await core.assemble(declared)
+            if not routers:
+                for said in core.config.misspelt([(one.topic.name, one.group) for one in declared]):
+                    log.warning("%s", said)
             resources: list[Resource] = []
             for one in assembled:
                 resources += topic_resources(one.topic, one.plan, core.config.topic(one.topic.name))

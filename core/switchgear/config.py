@@ -115,13 +115,17 @@ class Config:
             section = self._document.get("subscriptions", {}).get(name, section)
         return {key: self._expand(raw, key, origin) for key, raw in section.items()}, origin
 
-    def unmatched(self, subscriptions: Collection[tuple[str, str | None]]) -> list[str]:
-        """Sections for subscriptions that are not among these: perhaps of another program, perhaps misspelt."""
-        known = {f"{topic}.{group}" for topic, group in subscriptions}
+    def misspelt(self, subscriptions: Collection[tuple[str, str | None]]) -> list[str]:
+        """Sections for none of these subscriptions that look as if they were meant for one; others may be of another
+        program."""
+        from difflib import get_close_matches
+
+        known = {f"{topic}.{group}" for topic, group in subscriptions if group is not None}
         return [
-            f'{self._label} [subscriptions."{name}"]'
+            f'{self._label} [subscriptions."{name}"] is for no subscription of this program; did you mean {near!r}?'
             for name in self._document.get("subscriptions", {})
             if name not in known
+            for near in get_close_matches(name, known, n=1, cutoff=0.9)
         ]
 
     def _top(self, name: str) -> tuple[Any, str] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from switchgear import Bus
 from switchgear.config import Config, Settings, check_knobs, merge, resolve
 from switchgear.errors import ConfigurationError
 from switchgear.knobs import Batch, Breaker, DeadLetter, Rate, Retry
@@ -251,9 +252,24 @@ def test_a_wrong_url_shows_no_password() -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_sections_for_other_subscriptions_are_told() -> None:
-    found = load().unmatched([("orders", "billing"), ("orders", None)])
-    assert found == ['config= [subscriptions."shop.returns.archive"]']
+def test_sections_that_are_nearly_for_a_subscription_are_told() -> None:
+    assert load().misspelt([("orders", "billing"), ("orders", "shipping"), ("orders", None)]) == []
+    assert load().misspelt([("orders", "shipping")]) == []
+    [said] = load().misspelt([("orders", "biling"), ("shop.returns", "archive")])
+    assert said.startswith('config= [subscriptions."orders.billing"] is for no subscription of this program')
+    assert said.endswith("; did you mean 'orders.biling'?")
+
+
+async def test_a_misspelt_section_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    bus = Bus("memory://", name="app", config={"subscriptions": {"orders.biling": {"concurrency": 64}}})
+
+    @bus.subscribe("orders", group="billing")
+    async def bill(order: dict[str, str]) -> None: ...
+
+    with caplog.at_level("WARNING", "switchgear"):
+        async with bus.serving():
+            pass
+    assert '[subscriptions."orders.biling"] is for no subscription of this program; did you mean' in caplog.text
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------
