@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else processes under test would not hear Ctrl-C
 
 pytest_plugins = ["tests.brokers.fixtures"]
 

@@ -67,7 +67,7 @@ def test_provision(sg: Run) -> None:
     assert "created" in made.stdout
     assert "nothing to do" in sg("provision", "sg_shop:bus", "--check").stdout
     [topic] = json.loads(sg("topics", "--json", "--url", "sqlite:///broker.db?namespace=test.").stdout)
-    assert (topic["name"], topic["groups"]) == ("orders", ["test.billing"])
+    assert (topic["name"], topic["groups"]) == ("orders", ["billing"])
 
 
 def test_transports(sg: Run) -> None:
