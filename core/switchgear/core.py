@@ -103,7 +103,6 @@ class Core:
         """Whether anybody is told of what is published."""
         self._promoter: asyncio.Task[None] | None = None
         self._due_soon = asyncio.Event()
-        self._logical: dict[str, str] = {}
         self._openings: dict[str, _Opening] = {}
         self._provisioned: set[str] = set()
 
@@ -311,10 +310,6 @@ class Core:
             topic, plan, self.transport.capabilities, source=f"/{self.name}", clock=self.clock, ids=self._ids,
             scheme=self.scheme, stamp=self._stamp,
         )  # fmt: skip
-
-    def private_writer(self, topic: Topic[Any]) -> Writer:
-        """For an internal topic (`sg.…`): unordered, without a plan."""
-        return self._writer(topic, Plan(topic.name, Order.NONE, 1, (self.physical(topic.name),)))
 
     async def emit(self, out: Outgoing, timeout: float | None = None, chained: tuple[str, bytes] | None = None) -> None:
         """Store one message through the publisher. Raises TransportError."""

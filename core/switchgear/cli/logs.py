@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-LEVELS = ("debug", "info", "warning", "error")
-
 
 def log_to_stderr(level: str, worker: str = "") -> None:
     """From this level on; of several workers each line says whose it is."""
