@@ -103,8 +103,12 @@ class Config:
     def topic(self, name: str) -> dict[str, Any]:
         """What the file says of a topic: `order`, `partitions`, `retention` (seconds)."""
         section = self._document.get("topics", {}).get(name, {})
-        origin = f"{self._label} [topics.{_quoted(name)}]"
+        origin = self.topic_origin(name)
         return {key: _checked(key, self._expand(raw, key, origin), origin) for key, raw in section.items()}
+
+    def topic_origin(self, name: str) -> str:
+        """What the section of a topic is called."""
+        return f"{self._label} [topics.{_quoted(name)}]"
 
     def subscription(self, topic: str, group: str | None) -> tuple[dict[str, Any], str]:
         """A subscription's section as the file has it, and its name. Broadcast subscriptions have none."""

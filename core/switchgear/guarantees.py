@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from .config import Settings
+from .config import CODE, DEFAULT, Config, Settings
 from .driver import Capabilities, Order, Registry, Transport
 from .errors import Unsupported
-from .plans import Plan
+from .plans import PARTITIONS, Plan
 from .plugins import tunes
 from .topic import ORDERS, Topic
 
@@ -172,7 +172,11 @@ async def explain(bus: Bus) -> Explanation:
         for path, value, origin in bus._settings():
             found.settings.append((path, value, origin))
         seen: set[tuple[str, str]] = set()
+        topics: set[str] = set()
         for assembled in await core.assemble(bus._all(), write=False, refused=True):
+            if assembled.topic.name not in topics:
+                topics.add(assembled.topic.name)
+                found.settings += _topic_settings(assembled.topic, assembled.plan, core.config)
             found.needs.extend(assembled.needs)
             program = assembled.program
             rows = [(program.topic, name, "topic") for name in program.physical]
@@ -188,3 +192,22 @@ async def explain(bus: Bus) -> Explanation:
             for name, origin in assembled.origins.items():
                 found.settings.append((f"{prefix}.{name}", getattr(assembled.settings, name, None), str(origin)))
         return found
+
+
+def _topic_settings(topic: Topic[Any], plan: Plan, config: Config) -> list[tuple[str, object, str]]:
+    """What a topic comes to: the code goes before the file, the file before the plan that the broker has stored."""
+    configured = config.topic(topic.name)
+    found: list[tuple[str, object, str]] = []
+    for key, code, value, default in (
+        ("order", topic.order, ORDERS[plan.order], ORDERS[0]),
+        ("partitions", topic.partitions, plan.partitions, PARTITIONS),
+        ("retention", topic.retention, configured.get("retention"), None),
+    ):
+        if code is not None:
+            value, origin = code, CODE
+        elif key in configured:
+            origin = config.topic_origin(topic.name)
+        else:
+            origin = DEFAULT if value == default else "stored plan"
+        found.append((f'topics."{topic.name}".{key}', value, origin))
+    return found

@@ -161,7 +161,8 @@ async def test_explain_shows_needs_names_and_origins_and_touches_nothing(monkeyp
     monkeypatch.setattr(core_module, "open_transport", lambda url, tuning: transport)
     bus = Bus(
         "double://user:hunter2@host", name="tests", namespace="t.", config={
-            "subscriptions": {"orders.billing": {"concurrency": 3}}
+            "topics": {"orders": {"retention": 60}},
+            "subscriptions": {"orders.billing": {"concurrency": 3}},
         },
     )  # fmt: skip
 
@@ -176,6 +177,8 @@ async def test_explain_shows_needs_names_and_origins_and_touches_nothing(monkeyp
     assert ("orders.billing", "t.sg.dlq.orders.billing", "dead letters") in found.names
     settings = {path: (value, origin) for path, value, origin in found.settings}
     assert settings["url"] == ("double://user:***@host", "code")
+    assert settings['topics."orders".partitions'] == (2, "code")
+    assert settings['topics."orders".retention'] == (60.0, "config= [topics.orders]")
     assert settings['subscriptions."orders.billing".concurrency'][0] == 3
     assert "config" in settings['subscriptions."orders.billing".concurrency'][1]
     assert settings['subscriptions."orders.billing".lease'] == (5.0, "code")
@@ -183,6 +186,26 @@ async def test_explain_shows_needs_names_and_origins_and_touches_nothing(monkeyp
     assert transport.rows == {}
     assert transport.stored == []
     assert transport.closed == 1
+
+
+@virtual
+async def test_explain_tells_the_stored_plan_from_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = RowsTransport()
+    monkeypatch.setattr(core_module, "open_transport", lambda url, tuning: transport)
+    publisher = Bus("double://host", config={})
+    async with publisher:
+        await publisher.publish(Topic("orders", dict, key=str, partitions=2), {})
+    bus = Bus("double://host", config={})
+    for topic in ("orders", "returns"):
+        bus.subscribe(topic, group="billing")(ignore)
+    settings = {path: (value, origin) for path, value, origin in (await explain(bus)).settings}
+    assert settings['topics."orders".order'] == ("key", "stored plan")
+    assert settings['topics."orders".partitions'] == (2, "stored plan")
+    assert settings['topics."returns".order'] == ("none", "default")
+    assert settings['topics."returns".partitions'] == (16, "default")
+
+
+async def ignore(order: dict[str, int]) -> None: ...
 
 
 @virtual
