@@ -67,7 +67,10 @@ class Fate:
             return True
         once = settings.delivery == "at_most_once"
         if isinstance(error, OutputFailed):
-            log.warning("%s: the output of message %s was not stored: %s", where, message.id, error.__cause__)
+            log.warning(
+                "%s: the output of message %s was not stored: %s", where, message.id, error.__cause__,
+                extra=self._about(message),
+            )  # fmt: skip
             if once:
                 c.count("dropped", 1)
                 c.dismiss(delivery)
@@ -89,14 +92,21 @@ class Fate:
         else:
             delay, worth = backoff(policy, attempt, c.draw), isinstance(error, policy.on)
         if once or not worth or (policy.attempts is not None and attempt >= policy.attempts):
-            log.warning("%s: message %s failed for good (attempt %d): %s", where, message.id, attempt, describe(error))
+            log.warning(
+                "%s: message %s failed for good (attempt %d): %s", where, message.id, attempt, describe(error),
+                extra=self._about(message),
+            )  # fmt: skip
             return await self._bury(message, describe(error), attempt)
         c.count("retried", 1)
         log.info(
             "%s: message %s failed (attempt %d), again in %.2f s: %s",
-            where, message.id, attempt, delay, describe(error),
+            where, message.id, attempt, delay, describe(error), extra=self._about(message),
         )  # fmt: skip
         return self._again(delivery, delay)
+
+    def _about(self, message: Message[Any]) -> dict[str, object]:
+        """What a log record of a message has beside its text."""
+        return {"topic": self._c.program.topic, "group": self._c.program.group, "message_id": message.id}
 
     def _again(self, delivery: Delivery, delay: float) -> bool:
         """Another attempt: by the broker where nothing is ordered, else held here, keeping its key."""
@@ -158,7 +168,7 @@ class Fate:
         c = self._c
         delivery = message._received()
         if c.settings.dead_letter is None or c.program.group is None:
-            log.error("%s: message %s is given up: %s", c.program.where, message.id, reason)
+            log.error("%s: message %s is given up: %s", c.program.where, message.id, reason, extra=self._about(message))
             c.count("dropped", 1)
             await self._answer_failure(message, reason)
             c.dismiss(delivery)
@@ -192,7 +202,7 @@ class Fate:
         except SwitchgearError as error:
             log.warning(
                 "%s: the dead letter of message %s cannot be written, it is not acknowledged: %s",
-                c.program.where, message.id, error,
+                c.program.where, message.id, error, extra=self._about(message),
             )  # fmt: skip
             if not isinstance(error, Refused):
                 self.trouble = f"the dead-letter topic {c.program.dead_letters} cannot be written: {error}"
@@ -255,7 +265,7 @@ class Fate:
             f"position {c.reading.position(message)}: {reason}"
         )
         self.set_aside((delivery,))
-        log.error("%s: %s; restart to go on", c.program.where, detail)
+        log.error("%s: %s; restart to go on", c.program.where, detail, extra=self._about(message))
         c.on_change()
 
     def set_aside(self, came: Iterable[Delivery]) -> None:
