@@ -28,6 +28,7 @@ from switchgear.errors import MaybeSent, NotSent, Refused, TransportError, Unava
 
 from . import admin, entries, scripts
 from .broadcast import BroadcastSource
+from .probing import probe
 from .source import GroupSource
 from .tuning import Settings
 from .wire import Command, Wire, call, refusal
@@ -76,7 +77,7 @@ class RedisTransport:
         if self._open is None:
             self._open = Wire(self._settings)
         try:
-            self.capabilities = await admin.probe(self._open, self._settings, CAPABILITIES, deadline)
+            self.capabilities = await probe(self._open, self._settings, CAPABILITIES, deadline)
         except MaybeSent as error:
             raise Unavailable(str(error)) from error.__cause__
 

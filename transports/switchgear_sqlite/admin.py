@@ -1,4 +1,4 @@
-"""Everything but the way of a message: registry, schedule, seek, lag, browse, provisioning."""
+"""Everything but the way of a message: schedule, seek, lag, browse, provisioning."""
 
 # ruff: noqa: S608  (the only names put into statements are the numbers of topics)
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
-from switchgear.driver import Delivery, Drift, Headers, Resource, Row, Start, TopicInfo
+from switchgear.driver import Delivery, Drift, Headers, Resource, Start, TopicInfo
 from switchgear.errors import ConfigurationError, NotFound, Refused
 
 from . import store
@@ -20,37 +20,6 @@ from .source import SHIFT
 from .store import Stored
 
 PAGE = 200  # messages that `browse` reads at once
-
-
-def read(db: sqlite3.Connection, prefix: str) -> dict[str, Row]:
-    """Live rows whose names start with `prefix`."""
-    rows = db.execute(
-        "SELECT name, value, revision FROM sg_rows WHERE substr(name, 1, ?) = ? AND name >= ? "
-        "AND (until IS NULL OR until > ?) ORDER BY name",
-        (len(prefix), prefix, prefix, time.time()),
-    )
-    return {name: Row(value, revision) for name, value, revision in rows.fetchall()}
-
-
-def write(db: sqlite3.Connection, name: str, value: bytes | None, expect: int | None, ttl: float | None) -> int | None:
-    """Compare and set; revisions come from one counter, so that they rise over expiry and deletion too."""
-    now = time.time()
-    row = db.execute(
-        "SELECT value, revision FROM sg_rows WHERE name = ? AND (until IS NULL OR until > ?)", (name, now)
-    ).fetchone()
-    found = 0 if row is None else int(row[1])
-    if expect is not None and expect != found:
-        return None
-    if value is None:
-        db.execute("DELETE FROM sg_rows WHERE name = ?", (name,))
-        return found
-    revision = found
-    if row is None or row[0] != value:
-        db.execute("UPDATE sg_revision SET value = value + 1")
-        (revision,) = db.execute("SELECT value FROM sg_revision").fetchone()
-    until = None if ttl is None else now + ttl
-    db.execute("INSERT OR REPLACE INTO sg_rows VALUES (?, ?, ?, ?)", (name, value, revision, until))
-    return revision
 
 
 def next_due(db: sqlite3.Connection) -> float | None:

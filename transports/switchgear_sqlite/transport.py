@@ -24,7 +24,7 @@ from switchgear.driver import (
 )
 from switchgear.errors import NotSent, Refused, TransportError, Unavailable
 
-from . import SqliteTuning, admin, store
+from . import SqliteTuning, admin, registry, store
 from .broadcast import BroadcastSource
 from .capabilities import BODY, CAPABILITIES
 from .files import Files, open_files
@@ -115,11 +115,11 @@ class SqliteTransport:
 
     async def read(self, prefix: str) -> Mapping[str, Row]:
         """Registry: live rows by prefix."""
-        return await self._open().reader.run(lambda db: admin.read(db, prefix))
+        return await self._open().reader.run(lambda db: registry.read(db, prefix))
 
     async def write(self, name: str, value: bytes | None, *, expect: int | None, ttl: float | None) -> int | None:
         """Registry: compare and set."""
-        return await self._open().writer.run(lambda db: admin.write(db, name, value, expect, ttl))
+        return await self._open().writer.run(lambda db: registry.write(db, name, value, expect, ttl))
 
     async def promote(self, limit: int) -> float | None:
         """Scheduling: move what is due; the readers of a topic do so too."""
