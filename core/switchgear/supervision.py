@@ -90,7 +90,7 @@ class Link:
         """What a publish raises whose time passed without a connection: Unavailable, or what makes trying pointless."""
         if self.terminal is not None:
             return again(self.terminal)
-        why = said(self.error) if self.error else "not connected yet"
+        why = said(self.error).rstrip(".") if self.error else "not connected yet"
         error = Unavailable(f"cannot reach {self._where}: {why}; is it running, and the address right?")
         error.__cause__ = self.error
         return error
