@@ -64,7 +64,7 @@ class Settings:
 
 @hookimpl
 def open_transport(scheme: str, url: SplitResult, tuning: Sequence[object]) -> Transport | None:
-    """The transport of a `redis://` or `rediss://` URL; a tuning object wins over the URL.
+    """The transport of a `redis://` or `rediss://` URL; a tuning object takes the place of all that the URL tunes.
 
     Raises ConfigurationError for an option that is unknown or wrong, TransportNotFound without the client.
     """
