@@ -125,10 +125,13 @@ class Writer:
                 f"publish: {self._scheme}:// delays messages by up to {self._capabilities.delay:g} s, "
                 f"not by {due - now:.0f} s"
             )
-        id_ = options.get("id") or self._ids.next()
+        id_ = options.get("id")
+        if id_ is None:
+            id_ = self._ids.next()
         given = options.get("headers") or {}
-        if type(id_) is not str or not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            what = f"id is {id_!r}, expected str" if type(id_) is not str else "headers= expects a mapping"
+        wrong = type(id_) is not str or not id_
+        if wrong or not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            what = f"id is {id_!r}, expected a text that is not empty" if wrong else "headers= expects a mapping"
             raise ConfigurationError(f"publish: {what}")
         headers = self._headers(id_, key, given, expires, parent)
         return Outgoing(
