@@ -129,7 +129,7 @@ class Config:
             f'{self._label} [subscriptions."{name}"] is for no subscription of this program; did you mean {near!r}?'
             for name in self._document.get("subscriptions", {})
             if name not in known
-            for near in get_close_matches(name, known, n=1, cutoff=0.9)
+            for near in get_close_matches(str(name), known, n=1, cutoff=0.9)
         ]
 
     def _top(self, name: str) -> tuple[Any, str] | None:
