@@ -81,6 +81,8 @@ async def fetch(c: Consumer, source: Source) -> None:
             c.fate.set_aside(batch)
         if ready and c.idle:
             c.wake_one()  # who wakes the next, while there is more
+            if not pending:  # no backlog: what came is handled before the next is asked for
+                await asyncio.sleep(0)
 
 
 def _closing(c: Consumer, source: Source) -> bool:
