@@ -13,7 +13,7 @@ from .driver import Delivery, Settlement, Source, Verdict
 from .errors import MaybeSent, NotSent, TransportError, Unavailable
 from .lanes import Lanes
 
-EVERY = 0.005  # seconds that a settlement waits for others
+EVERY = 0.02  # seconds that a settlement waits for others: a crash repeats so much at the most
 AT = 500  # settlements that wait for nobody
 ACK = Verdict.ACK
 
