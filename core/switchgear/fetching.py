@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from .driver import Delivery, Settlement, Source, Verdict
 from .errors import Unavailable
+from .settling import AT
 
 if TYPE_CHECKING:
     from .consumer import Consumer
@@ -38,6 +39,8 @@ async def fetch(c: Consumer, source: Source) -> None:
         _tell_full(c, full)
         full |= c.fate.halted
         space = PREFETCH_BYTES - lanes.bytes
+        if (full or space <= 0) and settler.due:
+            settler.kick(AT)  # what is finished makes room once it is settled: now
         if len(ready) >= c.prefetch - c.prefetch // 2 or space <= 0 or "" in full:
             if not await _made_room(c, called + ALIVE - loop.time()):
                 await _receive(c, source, 0, full)
