@@ -32,7 +32,7 @@ async def fetch(c: Consumer, source: Source) -> None:
     window, least = settings.window, c.prefetch
     at_most_once = settings.delivery == "at_most_once"
     settler = c.settler
-    size, pending = 0, False  # bytes of a message on average; whether the last receive was full
+    size, pending, waited = 0, False, False  # bytes of a message on average; whether the last receive was full
     began = called = loop.time()
     while not _closing(c, source):
         full = settler.full(window)
@@ -41,12 +41,16 @@ async def fetch(c: Consumer, source: Source) -> None:
         space = PREFETCH_BYTES - lanes.bytes
         if (full or space <= 0) and settler.due:
             settler.kick(AT)  # what is finished makes room once it is settled: now
-        if len(ready) >= c.prefetch - c.prefetch // 2 or space <= 0 or "" in full:
+        enough = len(ready) >= c.prefetch - c.prefetch // 2
+        if not enough and lanes.chains and not c.idle:  # few keys, all at work: what waits behind them is enough, too
+            enough = lanes.at_hand() >= c.prefetch
+        if enough or space <= 0 or "" in full:
+            waited = True
             if not await _made_room(c, called + ALIVE - loop.time()):
                 await _receive(c, source, 0, full)
                 called = loop.time()
             continue
-        if pending:  # the last full receive is mostly handled: how long did it take?
+        if pending and waited:  # the last full receive is mostly handled: how long did it take?
             took = loop.time() - began
             if took < QUICK:
                 c.prefetch = max(least, min(4 * FETCH, c.prefetch * 2))
@@ -60,7 +64,7 @@ async def fetch(c: Consumer, source: Source) -> None:
             limit = max(1, min(limit, space // average))
         batch = await _receive(c, source, limit, full)
         began = called = loop.time()
-        pending = 2 * len(batch) >= limit
+        pending, waited = 2 * len(batch) >= limit, False
         if not batch:
             continue
         if c.parked is not None and not _closing(c, source):  # before anything of it may be handled

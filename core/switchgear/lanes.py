@@ -97,6 +97,15 @@ class Lanes:
         self.bytes += size + (len(batch) - again) * OVERHEAD
         return again
 
+    def at_hand(self) -> int:
+        """How many are held and do not wait, themselves or behind another of their key, for a retry."""
+        blocked = len(self.delayed)
+        for delivery in self.delayed.values():
+            key = self.chain_of(delivery)
+            chain = self.chains.get(key) if key is not None else None
+            blocked += len(chain) if chain else 0
+        return len(self.held) - blocked
+
     def chain_of(self, delivery: Delivery) -> bytes | None:
         """The name of the chain that the delivery is in; None for none."""
         order = self.order
