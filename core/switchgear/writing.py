@@ -15,6 +15,7 @@ from .errors import CodecError, ConfigurationError, Refused, Unsupported
 from .knobs import PublishOptions
 from .message import Message
 from .plans import Plan
+from .settings import nearest
 from .topic import Topic
 from .units import instant
 
@@ -98,11 +99,7 @@ class Writer:
         known = PublishOptions.__optional_keys__
         for name in options:
             if name not in known:
-                from difflib import get_close_matches
-
-                near = get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
-                raise ConfigurationError(f"publish: unknown option {name!r}{hint}")
+                raise ConfigurationError(f"publish: unknown option {name!r}{nearest(name, known)}")
         try:
             body: bytes | None = self._encode(value)
         except ENCODE_ERRORS as error:
