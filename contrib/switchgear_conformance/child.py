@@ -1,0 +1,149 @@
+"""Processes of cases: a publisher, a consumer, that can be killed, stopped and let go on.
+
+Run as `python -m switchgear_conformance.child ROLE URL ARGUMENTS…`; what it prints, a line a step, is what it vouches for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from switchgear.driver import Delivery, Order, Outgoing, Settlement, Subscription, Verdict
+from switchgear.errors import TransportError
+from switchgear.plugins import open_transport
+
+from .server import die_with_parent
+
+PATIENCE = 20.0  # seconds for a line of a child; starting an interpreter is slow on a busy machine
+
+
+class Child:
+    """The parent's end."""
+
+    def __init__(self, role: str, process: asyncio.subprocess.Process) -> None:
+        self.role, self._process = role, process
+
+    @classmethod
+    async def start(cls, role: str, url: str, *arguments: str, given: Mapping[str, str]) -> Child:
+        """Start; the child dies with this process."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "switchgear_conformance.child", role, url, *arguments,
+            env={**os.environ, **given, "PYTHONUNBUFFERED": "1"}, stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, preexec_fn=die_with_parent(),
+        )  # fmt: skip
+        return cls(role, process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def line(self, within: float = PATIENCE) -> str:
+        """The next line that it prints; AssertionError when it ends or says nothing."""
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(within):
+                said = await self._process.stdout.readline()
+        except TimeoutError:
+            raise AssertionError(f"the child ({self.role}) said nothing for {within:g} s") from None
+        if not said.endswith(b"\n"):
+            assert self._process.stderr is not None
+            trouble = (await self._process.stderr.read()).decode(errors="replace")[-800:]
+            raise AssertionError(f"the child ({self.role}) ended: {trouble}")
+        return said.decode().rstrip("\n")
+
+    async def lines(self, count: int) -> list[str]:
+        return [await self.line() for _ in range(count)]
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
+
+    async def kill(self) -> list[str]:
+        """SIGKILL; whole lines that it had printed and nobody had read. A second call returns nothing."""
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        assert self._process.stdout is not None
+        said = await self._process.stdout.read()
+        return said.decode(errors="replace").split("\n")[:-1]
+
+
+# ---- the child's end
+
+
+def say(*words: object) -> None:
+    """One write of one short line: whole or absent."""
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+async def _ignore(lanes: Any, lost: bool) -> None:
+    """A child keeps nothing."""
+
+
+async def publish(url: str, topic: str, keys: str = "0") -> None:
+    """Send numbered messages for ever: "? 7" before a send, "+ 7" when it is stored, "- 7" when it is not, "~ 7"
+    when nobody knows. With `keys`, number i has key k{i % keys}."""
+    transport = open_transport(url)
+    loop = asyncio.get_running_loop()
+    await transport.connect(loop.time() + 10)
+    i = 0
+    while True:
+        key = f"k{i % int(keys)}".encode() if int(keys) else None
+        say("?", i)
+        try:
+            (outcome,) = await transport.send([Outgoing(topic, str(i).encode(), key=key)], loop.time() + 10)
+        except TransportError as error:
+            outcome = error
+        say("+" if outcome is None else "~" if type(outcome).__name__ == "MaybeSent" else "-", i)
+        i += 1
+
+
+async def consume(
+    url: str, topic: str, group: str, settle: str, limit: str = "100", lease: str = "2.0", order: str = "0"
+) -> None:
+    """ "ready", then "got BODY" for what comes; with settle="ack" it acknowledges and says "settled BODY"; with "hold"
+    it keeps all and goes on receiving nothing."""
+    transport = open_transport(url)
+    loop = asyncio.get_running_loop()
+    await transport.connect(loop.time() + 10)
+    source = await transport.subscribe(
+        Subscription(
+            topics={topic: None}, group=group, consumer=f"child-{os.getpid()}", lease=float(lease),
+            order=Order(int(order)),
+        ),
+        _ignore,
+    )  # fmt: skip
+    await source.receive(0)
+    say("ready")
+    room = int(limit)
+    while True:
+        got: list[Delivery] = list(await source.receive(room))
+        for d in got:
+            say("got", (d.body or b"").decode())
+        if settle == "hold":
+            room -= len(got)
+            continue
+        outcomes = await source.settle([Settlement(d, Verdict.ACK) for d in got]) if got else []
+        for d, outcome in zip(got, outcomes, strict=False):
+            if outcome is None:
+                say("settled", (d.body or b"").decode())
+
+
+ROLES: dict[str, Callable[..., Awaitable[None]]] = {"publish": publish, "consume": consume}
+
+
+def main() -> None:
+    role, url, *arguments = sys.argv[1:]
+    asyncio.run(ROLES[role](url, *arguments))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

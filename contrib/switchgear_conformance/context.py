@@ -1,0 +1,275 @@
+"""What a case works with: transports, sources, buses and child processes that end with it, and names of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from switchgear import Bus
+from switchgear.clock import Clock
+from switchgear.driver import Capabilities, Clocked, Order, Outgoing, Start, Subscription, Transport
+from switchgear.errors import ConfigurationError, TransportError
+from switchgear.plugins import open_transport
+
+from .case import Case
+from .child import Child
+from .harness import Broker, Harness, Killable, Pausable, Restartable
+from .member import PATIENCE, Member
+from .virtual import LoopTime
+
+if TYPE_CHECKING:
+    from .proxy import Line
+
+
+class HarnessLied(ConfigurationError):
+    """The harness claims what it does not do."""
+
+
+async def ignore(lanes: Collection[str], lost: bool) -> None:
+    """Lanes are taken away; a case that keeps nothing has nothing to do."""
+
+
+class Log:
+    """What handlers have seen, in order, and a way to wait for more of it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.items: list[Any] = []
+        self._more = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def add(self, item: Any) -> None:
+        self.items.append(item)
+        self._more.set()
+
+    async def reach(self, count: int, within: float = PATIENCE) -> list[Any]:
+        """Wait until there are `count` items; AssertionError when there are not."""
+        return await self.until(lambda: len(self.items) >= count, f"{count} items", within)
+
+    async def until(self, true: Callable[[], object], what: str, within: float = PATIENCE) -> list[Any]:
+        """Wait until something holds, looking whenever an item came."""
+        ends = self._context.time() + within
+        while not true():
+            self._more.clear()
+            try:
+                async with asyncio.timeout_at(ends):
+                    await self._more.wait()
+            except TimeoutError:
+                raise AssertionError(f"not within {within:g} s: {what}; there are {len(self.items)} items") from None
+        return self.items
+
+    async def quiet(self, window: float | None = None) -> None:
+        """Nothing is added for a while: the measured quiet window, if not said otherwise (seconds)."""
+        before = len(self.items)
+        await asyncio.sleep(self._context.quiet if window is None else window)
+        assert len(self.items) == before, f"nothing more should come, and {self.items[before:][:5]!r} did"
+
+
+class Context:
+    """One run of one case. Everything it opens is closed with it."""
+
+    def __init__(
+        self, case: Case, harness: Harness, broker: Broker, *, capabilities: Capabilities, namespace: str, seed: int,
+        quiet: float, virtual: bool, line: Line | None = None, environment: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self.case, self.harness, self.broker = case, harness, broker
+        self.capabilities = capabilities
+        """As the connected transport declares them."""
+        self.namespace, self.seed = namespace, seed
+        """A prefix of every name of this case on the broker."""
+        self.random = random.Random(f"{seed}/{case.id}")
+        self.quiet = quiet
+        """Seconds without anything that count as "nothing more comes", from measured round trips."""
+        self.virtual = virtual
+        self.lease = harness.lease
+        """Seconds: the lease to ask for where one has to end."""
+        self.clock: Clock = LoopTime()
+        self.time = asyncio.get_running_loop().time
+        self._line = line
+        self._environment = dict(environment or {})
+        self._stack = AsyncExitStack()
+
+    async def close(self) -> None:
+        """Close all that is open, the last first."""
+        await self._stack.aclose()
+
+    def now(self) -> float:
+        """Unix seconds, of the case's clock."""
+        return self.clock.now()
+
+    def deadline(self, seconds: float = PATIENCE) -> float:
+        """An instant of the loop's clock, as drivers take it."""
+        return self.time() + seconds
+
+    def name(self, word: str = "orders") -> str:
+        """A physical name of this case's own."""
+        return self.namespace + word
+
+    # ---- the bare driver
+
+    def closed(self, close: Callable[[], Awaitable[object]]) -> None:
+        """Await this when the case ends."""
+        self._stack.push_async_callback(close)
+
+    def transport(self, url: str | None = None) -> Transport:
+        """A transport, not connected and not closed by the context."""
+        transport = open_transport(self.broker.url if url is None else url)
+        if self.virtual:
+            if not isinstance(transport, Clocked):
+                raise HarnessLied(
+                    f"the harness {self.harness.name!r} says virtual=True, and its transport takes no clock (it has no "
+                    "set_clock): say virtual=False, or implement switchgear.driver.Clocked"
+                )
+            transport.set_clock(self.clock)
+        return transport
+
+    async def open(self, url: str | None = None) -> Transport:
+        """A connected transport, as another process would have; closed with the case."""
+        transport = self.transport(url)
+        self.closed(transport.close)
+        await transport.connect(self.deadline())
+        return transport
+
+    async def join(
+        self, transport: Transport, *topics: str, group: str | None = "group", consumer: str | None = None,
+        start: Start = "new", order: Order = Order.NONE, lease: float | None = None, outstanding: int = 5000,
+        revoked: Callable[[Collection[str], bool], Awaitable[None]] = ignore,
+    ) -> Member:  # fmt: skip
+        """Subscribe to physical topics, in a group of this case's own; None: broadcast."""
+        subscription = Subscription(
+            topics=dict.fromkeys(topics), group=group and self.namespace + group,
+            consumer=consumer or f"c{self.random.getrandbits(48):x}", start=start, order=order,
+            lease=30.0 if lease is None else lease, outstanding=outstanding,
+        )  # fmt: skip
+        return Member(self, transport, await transport.subscribe(subscription, revoked))
+
+    async def send(
+        self, transport: Transport, *batch: Outgoing, within: float = PATIENCE
+    ) -> list[TransportError | None]:
+        """Send in batches as large as the transport takes; one outcome an item."""
+        outcomes: list[TransportError | None] = []
+        size = min(transport.capabilities.batch, transport.capabilities.batch_limit)
+        for begin in range(0, len(batch), size):
+            outcomes += await transport.send(batch[begin : begin + size], self.deadline(within))
+        return outcomes
+
+    async def stored(self, transport: Transport, *batch: Outgoing) -> None:
+        """Send; every item must be stored."""
+        outcomes = await self.send(transport, *batch)
+        assert len(outcomes) == len(batch), f"{len(outcomes)} outcomes for {len(batch)} messages"
+        failed = [o for o in outcomes if o is not None]
+        assert not failed, f"not stored: {failed[0]!r}"
+
+    # ---- through Bus
+
+    def bus(self, url: str | None = None, *, name: str = "conformance", **options: Any) -> Bus:
+        """A bus on this broker, in the case's namespace; not opened. Options are those of `Bus`."""
+        options.setdefault("namespace", self.namespace)
+        options.setdefault("config", {})
+        bus = Bus(self.broker.url if url is None else url, name=name, **options)
+        if self.virtual:
+            bus._test_clock = self.clock  # pyright: ignore[reportPrivateUsage]
+        return bus
+
+    async def opened(self, bus: Bus) -> Bus:
+        """Open a bus for publishing; closed with the case."""
+        await self._stack.enter_async_context(bus)
+        return bus
+
+    async def serve(self, bus: Bus) -> Bus:
+        """Open a bus and its subscriptions; closed with the case."""
+        await self._stack.enter_async_context(bus.serving())
+        return bus
+
+    def log(self) -> Log:
+        return Log(self)
+
+    # ---- other processes
+
+    async def child(self, role: str, *arguments: str, url: str | None = None) -> Child:
+        """A process of its own on the same broker, in a role of `switchgear_conformance.child`; killed with the case."""
+        child = await Child.start(role, self.broker.url if url is None else url, *arguments, given=self._environment)
+        self.closed(child.kill)
+        return child
+
+    # ---- what is done to the broker
+
+    @property
+    def line(self) -> Line:
+        """The proxies between the broker and clients that use `proxied_url` (`ctl:proxy`)."""
+        assert self._line is not None, "the case has no gate ctl:proxy"
+        return self._line
+
+    async def kill(self) -> None:
+        """SIGKILL the broker, and see that it is gone."""
+        assert isinstance(self.broker, Killable)
+        await asyncio.to_thread(self.broker.kill)
+        if await self.answers():
+            raise HarnessLied(f"the harness {self.harness.name!r}: kill() returned, and the broker still answers")
+
+    async def start(self) -> None:
+        """Start the broker again on the same data and address, and see that it answers."""
+        assert isinstance(self.broker, Killable | Restartable)
+        await asyncio.to_thread(self.broker.start)
+        await self._must_answer("start()")
+
+    async def stop(self) -> None:
+        """Stop the broker in an orderly way."""
+        assert isinstance(self.broker, Restartable)
+        await asyncio.to_thread(self.broker.stop)
+        if await self.answers():
+            raise HarnessLied(f"the harness {self.harness.name!r}: stop() returned, and the broker still answers")
+
+    async def restart(self) -> None:
+        """Stop and start."""
+        await self.stop()
+        await self.start()
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncGenerator[None]:
+        """SIGSTOP the broker for a while."""
+        assert isinstance(self.broker, Pausable)
+        await asyncio.to_thread(self.broker.pause)
+        try:
+            if await self.answers():
+                raise HarnessLied(f"the harness {self.harness.name!r}: pause() returned, and the broker still answers")
+            yield
+        finally:
+            await asyncio.to_thread(self.broker.resume)
+
+    async def answers(self, within: float = 1.0) -> bool:
+        """Whether a new client gets through to the broker."""
+        transport = self.transport()
+        try:
+            async with asyncio.timeout(within + 1.0):
+                await transport.connect(self.deadline(within))
+                probe = Outgoing(self.name("probe"), b"probe", private=True)
+                return list(await transport.send([probe], self.deadline(within))) == [None]
+        except (TransportError, TimeoutError):
+            return False
+        finally:
+            await transport.close()
+
+    async def _must_answer(self, what: str) -> None:
+        if not await self.answers(PATIENCE):
+            raise HarnessLied(f"the harness {self.harness.name!r}: {what} returned, and the broker does not answer")
+
+    async def eventually(self, true: Callable[[], Awaitable[bool] | bool], what: str, within: float = PATIENCE) -> None:
+        """Look again and again until it holds; AssertionError after `within` seconds."""
+        ends = self.time() + within
+        while True:
+            found = true()
+            if found if isinstance(found, bool) else await found:
+                return
+            assert self.time() < ends, f"not within {within:g} s: {what}"
+            await asyncio.sleep(0.01)
+
+
+def numbered(count: int, prefix: str = "") -> Sequence[str]:
+    """Bodies that differ."""
+    return [f"{prefix}{i}" for i in range(count)]
