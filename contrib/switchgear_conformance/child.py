@@ -1,6 +1,6 @@
 """Processes of cases: a publisher, a consumer, that can be killed, stopped and let go on.
 
-Run as `python -m switchgear_conformance.child ROLE URL ARGUMENTS…`; what it prints, a line a step, is what it vouches for.
+Run as `python -m switchgear_conformance.child ROLE URL ARGUMENTS…`; it vouches for what it prints, a line a step.
 """
 
 from __future__ import annotations
@@ -130,8 +130,9 @@ async def consume(
             say("got", (d.body or b"").decode())
         if settle == "hold":
             room -= len(got)
+        if settle == "hold" or not got:
             continue
-        outcomes = await source.settle([Settlement(d, Verdict.ACK) for d in got]) if got else []
+        outcomes = await source.settle([Settlement(d, Verdict.ACK) for d in got])
         for d, outcome in zip(got, outcomes, strict=False):
             if outcome is None:
                 say("settled", (d.body or b"").decode())

@@ -192,7 +192,7 @@ class Context:
     # ---- other processes
 
     async def child(self, role: str, *arguments: str, url: str | None = None) -> Child:
-        """A process of its own on the same broker, in a role of `switchgear_conformance.child`; killed with the case."""
+        """Another process on the same broker, in a role of `switchgear_conformance.child`; killed with the case."""
         child = await Child.start(role, self.broker.url if url is None else url, *arguments, given=self._environment)
         self.closed(child.kill)
         return child

@@ -45,14 +45,15 @@ def bodies(deliveries: Iterable[Delivery]) -> list[bytes | None]:
 
 def each_once(found: Iterable[bytes | None], expected: Iterable[bytes | str]) -> None:
     """The same bodies, each as often: nothing lost, nothing doubled, nothing from nowhere."""
-    wanted = Counter(e.encode() if isinstance(e, str) else e for e in expected)
-    have = Counter(found)
+    wanted: Counter[bytes | None] = Counter(e.encode() if isinstance(e, str) else e for e in expected)
+    have: Counter[bytes | None] = Counter(found)
     lost, extra = wanted - have, have - wanted
-    assert not lost and not extra, f"lost: {sorted(map(repr, lost))[:10]}, too many: {sorted(map(repr, extra))[:10]}"
+    wrong = f"lost: {sorted(map(repr, lost))[:10]}, too many: {sorted(map(repr, extra))[:10]}"
+    assert not (lost or extra), wrong
 
 
 class Member:
-    """One source. It promotes what is due, and on a cumulative broker it acknowledges a lane's head as the core does."""
+    """One source. It promotes what is due; on a cumulative broker it acknowledges the head of a lane, as the core does."""
 
     def __init__(self, context: Context, transport: Transport, source: Source) -> None:
         self.context, self.transport, self.source = context, transport, source

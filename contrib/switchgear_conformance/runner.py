@@ -1,4 +1,4 @@
-"""Running cases: gates, time bounds, brokers of their own for what is done to brokers, and what counts as an outcome."""
+"""Running cases: gates, time bounds, brokers of their own for what is done to brokers, and what is an outcome."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def _probe(harness: Harness, broker: Broker) -> Probe:
     if harness.virtual:
         if not isinstance(transport, Clocked):
             raise HarnessLied(
-                f"the harness {harness.name!r} says virtual=True, and its transport takes no clock (it has no set_clock)"
+                f"the harness {harness.name!r} says virtual=True, and its transport takes no clock: it has no set_clock"
             )
         transport.set_clock(LoopTime())
     try:
@@ -186,8 +186,8 @@ def run_case(case: Case, bench: Bench, waiver: str | None = None) -> Result:
             else:
                 outcome, reason = Outcome.FAILED, f"it is waived ({waiver}) and passed: take the waiver away"
         return Result(
-            number=case.number, name=case.name, level=case.level, part=case.part, tier=case.tier, outcome=outcome, reason=reason,
-            detail=detail, seconds=time.perf_counter() - began,
+            number=case.number, name=case.name, level=case.level, part=case.part, tier=case.tier, outcome=outcome,
+            reason=reason, detail=detail, seconds=time.perf_counter() - began,
         )  # fmt: skip
 
     absent = probe.missing(case)

@@ -37,7 +37,7 @@ class Recipe:
     patience: float = 20.0
     """Seconds until it must be ready, and until it must have stopped."""
     stop_signal: signal.Signals = signal.SIGTERM
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Server:

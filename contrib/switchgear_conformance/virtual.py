@@ -11,7 +11,7 @@ from typing import Any
 from switchgear.clock import Timer
 
 
-class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]  # pyright: ignore[reportUntypedBaseClass]
+class _Selector(selectors.DefaultSelector):
     """Instead of waiting for a timer it moves the time; only for sockets and threads it really waits."""
 
     loop: VirtualLoop

@@ -1,4 +1,4 @@
-"""Transports with seeded bugs, which prove the suite: each fails exactly the cases that it names, the right one none."""
+"""Transports with seeded bugs prove the suite: each fails exactly the cases that it names, the right one none."""
 
 from .bug import Bug, bugs
 

@@ -1,7 +1,5 @@
 """Bugs in what is carried."""
 
-# ruff: noqa: D102
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The plugin of the scheme `mutant`: `mutant://NAME?inner=URL` is the transport of URL with the bug NAME.
 
-It is not among Switchgear's entry points: whoever runs mutants installs it into a folder of the import path (`installed`),
+It is not among Switchgear's entry points: whoever runs mutants puts it into a folder of the import path (`installed`),
 so that the core and child processes find it as they find any other plugin.
 """
 

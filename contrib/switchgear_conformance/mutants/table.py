@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from switchgear_conformance.case import Outcome
-from switchgear_conformance.harness import Broker, Harness, Setup, harness
+from switchgear_conformance.harness import Broker, Setup, harness
 from switchgear_conformance.report import Report
 from switchgear_conformance.runner import run
 
@@ -37,8 +38,8 @@ class _Mutant:
         return getattr(self._inner, name)
 
     def through(self, addresses: object) -> str:
-        inner: object = self._inner
-        return mutant_url(self._bug, inner.through(addresses))  # type: ignore[attr-defined]  # pyright: ignore
+        inner: Any = self._inner
+        return mutant_url(self._bug, inner.through(addresses))
 
 
 def mutant(name: str, *, numbers: Collection[int] | None = None, seed: int = 1) -> Report:
