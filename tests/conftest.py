@@ -6,9 +6,14 @@ import asyncio
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else processes under test would not hear Ctrl-C
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("switchgear", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("switchgear")
 
 pytest_plugins = ["tests.brokers.fixtures"]
 

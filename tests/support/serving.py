@@ -101,3 +101,9 @@ async def until(condition: Callable[[], object], seconds: float = 120.0) -> None
     while not condition():
         assert loop.time() < end, "it did not come to pass"
         await asyncio.sleep(0.01)
+
+
+async def turns() -> None:
+    """Let the loop do what follows from what was done; nobody waits for handlers, threads or time."""
+    for _ in range(50):
+        await asyncio.sleep(0)

@@ -13,7 +13,10 @@ import pytest
 from switchgear import Batch, Depends, Message, Retry
 from switchgear.driver import Settlement, Verdict
 from switchgear.errors import NotSent, Unavailable
-from tests.support.serving import BURIED, a_bus, consumer_of, loose, orders, until
+from switchgear.knobs import Handler
+from switchgear.middleware.timeout import bounded
+from switchgear.testing import in_memory
+from tests.support.serving import BURIED, a_bus, consumer_of, loose, orders, turns, until
 from tests.support.virtual import virtual
 
 SOON = Retry(attempts=2, base=0.01, cap=0.01)
@@ -184,7 +187,13 @@ async def test_a_timeout_of_the_handlers_own_is_not_ours() -> None:
     assert letters.reasons() == ["TimeoutError"]
 
 
-# ---- def handlers: real threads, real time --------------------------------------------------------------------------
+# ---- def handlers: real threads -------------------------------------------------------------------------------------
+
+
+def bounded_once(handle: Handler) -> Handler:
+    """What `timeout=` does, for the attempt that waits alone: the others take as long as the machine lets them."""
+    limited = bounded(0.05, handle)
+    return lambda message: limited(message) if (message.body["n"], message.attempt) == (0, 1) else handle(message)
 
 
 @pytest.mark.parametrize("bound", ["timeout", "max_handling"])
@@ -205,12 +214,13 @@ async def test_a_def_handler_keeps_its_message_key_and_thread_until_it_returns(b
             gate.wait()
         running -= 1
 
-    knobs: Any = {bound: 0.05}
     pool = ThreadPoolExecutor(4)
+    knobs: Any = {"middleware": [bounded_once]} if bound == "timeout" else {"max_handling": 10}
+    knobs |= {"retry": SOON, "lease": 4, "dead_letter": BURIED}
     if how == "executor":
-        bus.subscribe(orders, group="g", retry=SOON, lease=0.2, executor=pool, dead_letter=BURIED, **knobs)(body)
+        bus.subscribe(orders, group="g", executor=pool, **knobs)(body)
     elif how == "def":
-        bus.subscribe(orders, group="g", retry=SOON, lease=0.2, dead_letter=BURIED, **knobs)(body)
+        bus.subscribe(orders, group="g", **knobs)(body)
     else:
 
         def provide(message: Message[dict[str, Any]]) -> int:
@@ -220,17 +230,22 @@ async def test_a_def_handler_keeps_its_message_key_and_thread_until_it_returns(b
         async def handle(order: dict[str, Any], given: int) -> None: ...
 
         handle.__annotations__["given"] = Annotated[int, Depends(provide)]
-        bus.subscribe(orders, group="g", retry=SOON, lease=0.2, dead_letter=BURIED, **knobs)(handle)
+        bus.subscribe(orders, group="g", **knobs)(handle)
 
-    async with bus.serving():
+    async with in_memory(bus) as trace:
         await bus.publish(orders, {"k": "a", "n": 0})
         await bus.publish(orders, {"k": "a", "n": 1})
+        await until(begun.is_set)
+        if bound == "max_handling":
+            await trace._clock.advance(11, turns)
         await until(lambda: events["overrun"] == 1)
-        await asyncio.sleep(0.5)  # longer than its lease
+        await trace._clock.advance(30, turns)  # longer than its lease
         assert seen == [0]
         assert events.seen == {"overrun": 1}
         assert [d.token for d in consumer_of(bus).running()] == [1]
         gate.set()
+        await until(lambda: events["retried"] == 1)
+        await trace._clock.advance(0.02, turns)
         await until(lambda: events["handled"] == 2)
     assert seen == [0, 0, 1]
     assert events.seen == {"overrun": 1, "retried": 1, "handled": 2}

@@ -48,11 +48,14 @@ from switchgear import Bus, Reject, Topic
 bus = Bus("memory://")
 @bus.subscribe("orders", group="g", dead_letter=False)
 async def handle(order: dict) -> None:
+    handled.set()
     raise Reject("no")
 async def main():
+    global handled
+    handled = asyncio.Event()
     async with bus.serving():
         await bus.publish("orders", {})
-        await asyncio.sleep(0.2)
+        await handled.wait()
 asyncio.run(main())
 """
     done = subprocess.run(

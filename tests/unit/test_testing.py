@@ -50,7 +50,6 @@ async def test_retries_wait_for_the_tests_clock() -> None:
         attempts.append(message.attempt)
         raise RetryAfter(3600)
 
-    began = time.monotonic()
     async with in_memory(bus) as trace:
         await bus.publish(orders, {})
         await trace.idle()
@@ -62,7 +61,6 @@ async def test_retries_wait_for_the_tests_clock() -> None:
         await trace.advance(7200)
         assert attempts == [1, 2, 3]
         assert len(trace.dead_letters(orders, group="billing")) == 1
-    assert time.monotonic() - began < 30
 
 
 async def test_delays_and_expiry_follow_the_tests_clock() -> None:
