@@ -23,6 +23,7 @@ from switchgear.driver import Delivery, Order, Outgoing, Resource, Settlement, S
 from switchgear.errors import ConfigurationError, NotSent, Refused, TransportError, Unavailable
 from switchgear.plugins import open_transport
 from switchgear_sqlite import SqliteTuning, schema, store
+from switchgear_sqlite.wakeup import Waiter, Watch
 
 ACK, RETRY = Verdict.ACK, Verdict.RETRY
 
@@ -271,22 +272,48 @@ def locked(path: Path) -> Iterator[None]:
         db.execute("ROLLBACK")
 
 
-async def test_a_locked_file_costs_no_more_than_the_deadline(opened: Open, path: Path) -> None:
+class Stopwatch:
+    """The writer's time, in place of the module `time`: it passes only while the writer waits for the file's lock."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self.stands = False
+        self.tried = threading.Event()
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    def sleep(self, seconds: float) -> None:
+        if self.stands:
+            self.tried.set()
+            time.sleep(0.001)
+        else:
+            self.passed += seconds
+
+
+async def test_a_locked_file_costs_no_more_than_the_deadline(
+    opened: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     transport: Transport = await opened("busy_timeout=0.6")
     source = await join(transport)
     await send(transport, out("a"))
     (a,) = await source.receive(1)
+    watch = Stopwatch()
+    monkeypatch.setattr("switchgear_sqlite.worker.time", watch)
+    monkeypatch.setattr("switchgear_sqlite.transaction.time", watch)
     with locked(path):
-        began = time.monotonic()
         with pytest.raises(NotSent, match="locked"):
             await send(transport, out("b"), within=0.2)
-        assert time.monotonic() - began < 0.5
+        assert watch.passed < 0.21
+        began = watch.passed
         with pytest.raises(Unavailable, match="busy_timeout"):
             await source.settle([Settlement(a, ACK)])
+        assert 0.6 <= watch.passed - began < 0.61
         with pytest.raises(Unavailable):
             await transport.connect(asyncio.get_running_loop().time() + 1)
-        late = asyncio.create_task(send(transport, out("c")))
-        await asyncio.sleep(0.1)
+        watch.stands = True
+        late = asyncio.create_task(send(transport, out("c"), within=60.0))
+        await asyncio.to_thread(watch.tried.wait)
     assert list(await late) == [None]
     await settle(source, [a])
     assert bodies(await source.receive(10)) == [b"c"]
@@ -320,13 +347,13 @@ from switchgear.plugins import open_transport
 async def revoked(lanes, lost): ...
 
 async def main(path, role, lease):
-    transport = open_transport(f"sqlite:///{path}")
+    transport = open_transport(f"sqlite:///{path}?busy_timeout=60")
     await transport.connect(0.0)
     if role == "publish":
         n = 0
         while True:
             batch = [Outgoing(topic="orders", body=str(n + i).encode(), key=b"k%d" % ((n + i) % 7)) for i in range(20)]
-            assert list(await transport.send(batch, asyncio.get_running_loop().time() + 10)) == [None] * 20
+            assert list(await transport.send(batch, asyncio.get_running_loop().time() + 60)) == [None] * 20
             n += 20
             print(n, flush=True)
     order = Order.KEY if role == "ordered" else Order.NONE
@@ -441,7 +468,7 @@ async def test_what_a_killed_consumer_had_not_settled_comes_again(opened: Open, 
 
 
 async def test_two_processes_share_without_loss_or_duplicate(opened: Open, start: Start) -> None:
-    transport: Transport = await opened()
+    transport: Transport = await opened("busy_timeout=60")
     child = start("ordered", lease=60.0)
     assert await child.line() == "ready"
     mine: list[str] = []
@@ -449,7 +476,8 @@ async def test_two_processes_share_without_loss_or_duplicate(opened: Open, start
 
     async def publish(numbers: range) -> None:
         for i in range(numbers.start, numbers.stop, 50):
-            await send(transport, *(out(str(j), f"k{j % 50}") for j in range(i, i + 50)))
+            batch = [out(str(j), f"k{j % 50}") for j in range(i, i + 50)]
+            assert list(await send(transport, *batch, within=60.0)) == [None] * 50
 
     async def listen(least: int) -> None:
         while len(theirs) < least:
@@ -478,34 +506,54 @@ async def test_two_processes_share_without_loss_or_duplicate(opened: Open, start
             assert ordered == sorted(ordered)
 
 
-async def test_a_commit_of_another_process_wakes_within_fifty_milliseconds(path: Path) -> None:
+async def test_a_commit_of_another_process_wakes_who_waits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In another thread with a loop of its own, which shares nothing with the reader but the file."""
+    monkeypatch.setattr("switchgear_sqlite.source.WAIT", 3600.0)  # nothing else ends the waiting
     transport = open_transport(f"sqlite:///{path}")
     await transport.connect(0.0)
     source = await join(transport)
-    rounds = 40
 
     async def publish() -> None:
         publisher = open_transport(f"sqlite:///{path}")
         await publisher.connect(0.0)
-        for _ in range(rounds):
-            await asyncio.sleep(0.04)
-            await send(publisher, out("x"))
-            committed.append(time.monotonic())
+        assert list(await send(publisher, out("x"), within=60.0)) == [None]
         await publisher.close()
 
-    committed: list[float] = []
-    arrived: list[float] = []
-    thread = threading.Thread(target=lambda: asyncio.run(publish()))
-    thread.start()
-    while len(arrived) < rounds:
-        batch = await source.receive(10)
-        arrived += [time.monotonic()] * len(batch)
+    for _ in range(10):
+        receiving = asyncio.create_task(source.receive(10))
+        while source._waiter is None:  # type: ignore[attr-defined]  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(asyncio.run, publish())
+        batch = await receiving
+        assert bodies(batch) == [b"x"]
         await settle(source, batch)
-    thread.join()
     await transport.close()
-    late = sorted(a - c for a, c in zip(arrived, committed, strict=True))
-    assert late[len(late) * 9 // 10] < 0.05, late
+
+
+async def test_while_somebody_waits_it_looks_for_commits_often_and_asks_seldom(path: Path) -> None:
+    asked: list[float | None] = [None, time.time() + 3600, 0.0]
+
+    def question(db: sqlite3.Connection) -> float | None:
+        return asked.pop(0)
+
+    poll = SqliteTuning().poll
+    assert poll < 0.05
+    watch = Watch(poll)
+    waiter = Waiter(question, asyncio.get_running_loop().create_future())
+    with (
+        closing(sqlite3.connect(path, isolation_level=None)) as reader,
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+    ):
+        assert watch.look(reader) is None
+        watch.add(waiter)
+        for left in (2, 1):
+            for _ in range(3):  # it asks once a commit
+                assert watch.look(reader) == poll
+                assert len(asked) == left
+            other.execute(f"CREATE TABLE t{left}(x)")
+        assert watch.look(reader) == poll
+        await waiter.future
+        assert watch.look(reader) is None  # nobody waits any more
 
 
 # ---- retention
