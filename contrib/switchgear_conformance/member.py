@@ -53,7 +53,7 @@ def each_once(found: Iterable[bytes | None], expected: Iterable[bytes | str]) ->
 
 
 class Member:
-    """One source. It promotes what is due; on a cumulative broker it acknowledges the head of a lane, as the core does."""
+    """One source. It promotes what is due; a cumulative broker it acknowledges lane by lane, as the core does."""
 
     def __init__(self, context: Context, transport: Transport, source: Source) -> None:
         self.context, self.transport, self.source = context, transport, source

@@ -9,11 +9,13 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from switchgear.driver import Capabilities, Clocked, Outgoing, Subscription
 from switchgear.errors import ConfigurationError, Unsupported
@@ -23,11 +25,13 @@ from .case import PENDING, Case, Outcome, tier
 from .catalogue import catalogue
 from .context import Context, HarnessLied, ignore
 from .gates import REFUSABLE, missing
-from .harness import POWERS, Broker, Harness, NotRun, Setup
+from .harness import POWERS, Address, Broker, Harness, NotRun, Setup
 from .proxy import Line
 from .report import Report, Result
+from .served import served
 from .virtual import LoopTime, VirtualLoop
 
+SERVER_POWERS = frozenset({"kill", "pause", "restart", "proxy"})
 CLEANUP = 20.0  # seconds to close what a case had open
 
 
@@ -42,19 +46,57 @@ class Probe:
 
 
 @dataclass
-class Bench:
-    """A harness with its shared broker; cases that do something to a broker get one of their own."""
+class Session:
+    """A harness with its shared broker and what came of its cases so far.
+
+    Cases that do something to a broker get one of their own.
+    """
 
     harness: Harness
-    seed: int
     url: str
+    seed: int
+    waivers: Mapping[int, str]
+    environment: Mapping[str, str]
     folder: Path
-    environment: Mapping[str, str] = field(default_factory=dict[str, str])
-    broker: Broker | None = None
-    probe: Probe | None = None
+    whole: bool
     started: int = 0
+    broker: Broker = field(init=False)
+    probe: Probe = field(init=False)
+    report: Report = field(init=False)
 
-    def start(self, advertise: Iterable[tuple[str, int]] = ()) -> Broker:
+    @classmethod
+    @contextmanager
+    def open(
+        cls, harness: Harness, *, url: str = "", seed: int | None = None, waivers: Mapping[int, str] = {},
+        environment: Mapping[str, str] = {}, whole: bool = True,
+    ) -> Generator[Session]:  # fmt: skip
+        """Start the broker and connect to it.
+
+        Raises ConfigurationError (an unknown scheme, a harness that claims what it does not do), NotRun (the broker
+        can't be had), BrokerFailed (it does not start), TransportError (it can't be reached).
+        """
+        seed = secrets.randbits(32) if seed is None else seed
+        if harness.embedded and (servers := harness.powers & SERVER_POWERS):
+            raise HarnessLied(
+                f"the harness {harness.name!r} says embedded=True and claims {', '.join(sorted(servers))}: what has no "
+                "server can't be killed, paused, restarted or cut off"
+            )
+        with tempfile.TemporaryDirectory(prefix="switchgear-") as folder:
+            session = cls(harness, url, seed, waivers, environment, Path(folder), whole)
+            session.broker = session.start()
+            try:
+                with asyncio.Runner(loop_factory=VirtualLoop if harness.virtual else None) as runner:
+                    session.probe = runner.run(_probe(harness, session.broker))
+                session.report = Report(
+                    harness=harness.name, url=redact(session.broker.url), seed=seed, embedded=harness.embedded,
+                    emulator=harness.emulator, storage=harness.storage, versions=versions(session.broker),
+                    claims=session.probe.claims, whole=whole,
+                )  # fmt: skip
+                yield session
+            finally:
+                session.broker.close()
+
+    def start(self, advertise: Iterable[Address] = ()) -> Broker:
         """Another broker in a folder of its own. Raises NotRun, BrokerFailed, HarnessLied."""
         self.started += 1
         folder = self.folder / f"broker{self.started}"
@@ -63,26 +105,30 @@ class Bench:
         for power in sorted(self.harness.powers):
             if power not in POWERS or not isinstance(broker, POWERS[power]):
                 broker.close()
-                needs = ", ".join(POWERS) if power not in POWERS else _methods(POWERS[power])
-                raise HarnessLied(f"the harness {self.harness.name!r} claims ctl:{power} and has it not: needs {needs}")
+                raise HarnessLied(
+                    f"the harness {self.harness.name!r} claims the power {power!r} and its broker lacks it: "
+                    + (f"it needs {_methods(POWERS[power])}" if power in POWERS else f"there are {', '.join(POWERS)}")
+                )
         return broker
 
-    def shared(self) -> tuple[Broker, Probe]:
-        """The broker of all cases that leave it alone, and what it declares; raises what connecting raises."""
-        if self.broker is None or self.probe is None:
-            if self.harness.embedded and self.harness.powers & {"kill", "pause", "restart", "proxy"}:
-                raise HarnessLied(
-                    f"the harness {self.harness.name!r} says embedded=True and claims "
-                    f"{', '.join(sorted(self.harness.powers))}: what has no server can't be killed, paused or cut off"
-                )
-            self.broker = self.start()
-            with asyncio.Runner(loop_factory=VirtualLoop if self.harness.virtual else None) as runner:
-                self.probe = runner.run(_probe(self.harness, self.broker))
-        return self.broker, self.probe
+    def run(self, one: Case | int) -> Result:
+        """Run a case (or note a pending number) and keep its result."""
+        result = run_case(one, self) if isinstance(one, Case) else pending(one)
+        if isinstance(one, Case) and one.number in self.waivers:
+            result = self._waive(one, result, self.waivers[one.number])
+        self.report.results.append(result)
+        return result
 
-    def close(self) -> None:
-        if self.broker is not None:
-            self.broker.close()
+    def _waive(self, case: Case, result: Result, reason: str) -> Result:
+        """A waived number must fail, at one level or part at least; the last of them tells."""
+        if result.outcome is Outcome.FAILED:
+            return replace(result, outcome=Outcome.WAIVED, reason=f"{reason} ({result.reason})")
+        last = [other for other in catalogue() if other.number == case.number][-1]
+        earlier = [r for r in self.report.results if r.number == case.number]
+        if case is not last or any(r.outcome is Outcome.WAIVED for r in earlier):
+            return result
+        said = f"case {case.number} is waived ({reason}) and does not fail: take the waiver away"
+        return replace(result, outcome=Outcome.FAILED, reason=said)
 
 
 def _methods(protocol: type) -> str:
@@ -127,39 +173,30 @@ def run(
     waivers: Mapping[int, str] = {}, environment: Mapping[str, str] = {},
     before: Callable[[Case], None] = lambda _: None, after: Callable[[Result], None] = lambda _: None,
 ) -> Report:  # fmt: skip
-    """Run the cases of these numbers (None: all) and report.
-
-    Raises ConfigurationError (an unknown scheme, a harness that claims what it does not do), NotRun (the broker can't
-    be had), BrokerFailed (it does not start), TransportError (it can't be reached).
-    """
-    seed = secrets.randbits(32) if seed is None else seed
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="switchgear-")))
-        bench = Bench(harness, seed, url, folder, environment)
-        stack.callback(bench.close)
-        broker, probe = bench.shared()
-        report = Report(
-            harness=harness.name, url=redact(broker.url), seed=seed, embedded=harness.embedded,
-            emulator=harness.emulator, storage=harness.storage, claims=probe.claims,
-            versions={"broker": broker.version},
-        )  # fmt: skip
+    """Run the cases of these numbers (None: all) and report. Raises what `Session.open` raises."""
+    with Session.open(
+        harness, url=url, seed=seed, waivers=waivers, environment=environment, whole=numbers is None
+    ) as session:
         for one in plan(numbers):
             if isinstance(one, Case):
                 before(one)
-                result = run_case(one, bench, waivers.get(one.number))
-            else:
-                name, waits = PENDING[one]
-                result = Result(
-                    number=one,
-                    name=name,
-                    level="bus",
-                    tier=tier(one),
-                    outcome=Outcome.PENDING,
-                    reason=f"waits for {waits}",
-                )
-            report.results.append(result)
-            after(result)
-        return report
+            after(session.run(one))
+        return session.report
+
+
+def pending(number: int) -> Result:
+    """The result of a number that waits for a feature."""
+    name, waits = PENDING[number]
+    return Result(
+        number=number, name=name, level="bus", tier=tier(number), outcome=Outcome.PENDING, reason=f"waits for {waits}"
+    )
+
+
+def versions(broker: Broker) -> dict[str, str]:
+    """Of the suite, the transport with its client, and the broker."""
+    suite = version("switchgear")
+    module, client = served(urlsplit(broker.url).scheme)
+    return {"suite": suite, "transport": module, **({"client": client} if client else {}), "broker": broker.version}
 
 
 def plan(numbers: Collection[int] | None) -> list[Case | int]:
@@ -173,24 +210,18 @@ def number(one: Case | int) -> int:
     return one if isinstance(one, int) else one.number
 
 
-def run_case(case: Case, bench: Bench, waiver: str | None = None) -> Result:
-    """Run one case in a loop of its own."""
-    _, probe = bench.shared()
-    harness = bench.harness
+def run_case(case: Case, session: Session) -> Result:
+    """Run one case in a loop of its own. Raises HarnessLied."""
+    harness = session.harness
     began = time.perf_counter()
 
     def result(outcome: Outcome, reason: str = "", detail: str = "") -> Result:
-        if waiver is not None and outcome in (Outcome.FAILED, Outcome.PASSED):
-            if outcome is Outcome.FAILED:
-                outcome, reason = Outcome.WAIVED, f"{waiver} ({reason})"
-            else:
-                outcome, reason = Outcome.FAILED, f"it is waived ({waiver}) and passed: take the waiver away"
         return Result(
             number=case.number, name=case.name, level=case.level, part=case.part, tier=case.tier, outcome=outcome,
-            reason=reason, detail=detail, seconds=time.perf_counter() - began,
+            summary=case.summary, reason=reason, detail=detail, seconds=time.perf_counter() - began,
         )  # fmt: skip
 
-    absent = probe.missing(case)
+    absent = session.probe.missing(case)
     refusable = case.level == "bus" and absent and set(absent) <= REFUSABLE
     if absent and not refusable:
         return result(Outcome.NOT_APPLICABLE, f"does not declare {', '.join(absent)}")
@@ -200,7 +231,7 @@ def run_case(case: Case, bench: Bench, waiver: str | None = None) -> Result:
     if powers and not harness.embedded:
         return result(Outcome.NOT_RUN, f"the harness can't do ctl:{', ctl:'.join(powers)}")
     try:
-        _run(case, bench)
+        _run(case, session)
     except (HarnessLied, KeyboardInterrupt):
         raise
     except NotRun as reason:
@@ -222,35 +253,34 @@ def trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _run(case: Case, bench: Bench) -> None:
-    virtual = bench.harness.virtual and case.virtual
+def _run(case: Case, session: Session) -> None:
+    virtual = session.harness.virtual and case.virtual
     unseen: list[Mapping[str, Any]] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with asyncio.Runner(loop_factory=VirtualLoop if virtual else None) as runner:
-            runner.run(_case(case, bench, virtual, unseen))
+            runner.run(_case(case, session, virtual, unseen))
             gc.collect()
     assert not unseen, f"an error that nobody looked at: {unseen[0].get('message')} {unseen[0].get('exception')!r}"
     bad = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning | ResourceWarning)]
     assert not bad, f"a warning: {bad[0]}"
 
 
-async def _case(case: Case, bench: Bench, virtual: bool, unseen: list[Mapping[str, Any]]) -> None:
+async def _case(case: Case, session: Session, virtual: bool, unseen: list[Mapping[str, Any]]) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: unseen.append(context))
-    _, probe = bench.shared()
     own, line = None, None
     try:
-        if case.powers and not bench.harness.embedded:  # what is done to it is done to no other case's broker
+        if case.powers and not session.harness.embedded:  # what is done to it is done to no other case's broker
             if "proxy" in case.powers:
-                line = await Line.open(bench.harness.addresses)
-            own = await asyncio.to_thread(bench.start, line.addresses if line else ())
+                line = await Line.open(session.harness.addresses)
+            own = await asyncio.to_thread(session.start, line.addresses if line else ())
             if line:
                 line.connect(own)
         context = Context(
-            case, bench.harness, own or bench.shared()[0], capabilities=probe.capabilities,
-            namespace=f"t{case.number}{case.level[0]}{secrets.token_hex(3)}.", seed=bench.seed, quiet=probe.quiet,
-            virtual=virtual, line=line, environment=bench.environment,
+            case, session.harness, own or session.broker, capabilities=session.probe.capabilities,
+            namespace=f"t{case.number}{case.level[0]}{secrets.token_hex(3)}.", seed=session.seed,
+            quiet=session.probe.quiet, virtual=virtual, line=line, environment=session.environment,
         )  # fmt: skip
         try:
             async with asyncio.timeout(case.bound):
@@ -261,7 +291,7 @@ async def _case(case: Case, bench: Bench, virtual: bool, unseen: list[Mapping[st
             async with asyncio.timeout(CLEANUP):
                 await context.close()
         if line:
-            line.must_have_been_used(bench.harness.name)
+            line.must_have_been_used(session.harness.name)
         await asyncio.sleep(0)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if line is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated
 
 import typer
@@ -9,6 +10,9 @@ import typer
 from . import demo, explain, provision, publish, run, tail, topics, transports
 
 EXIT_CODES = "Exit codes: 0 done · 1 the work failed · 2 wrong usage or configuration · 130 interrupted"
+
+COMMANDS = "switchgear.commands"
+"""Entry point group of commands that plugins bring: name and function. Their modules import nothing heavy either."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,3 +47,5 @@ app.command()(provision.provision)
 app.command()(explain.explain)
 app.command()(transports.transports)
 app.command()(demo.demo)
+for _name, _value in sorted({(entry.name, entry.value) for entry in entry_points(group=COMMANDS)}):
+    app.command(_name)(EntryPoint(_name, _value, COMMANDS).load())
