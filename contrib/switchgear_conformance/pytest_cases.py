@@ -23,11 +23,13 @@ REQUIRED = "SWITCHGEAR_REQUIRE_BROKERS"
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names: list[str] = list(dict.fromkeys(metafunc.config.getoption("--switchgear") or []))
-    found = [(name, one) for name in names for one in plan(None)]
-    metafunc.parametrize(
-        ("session", "one"), found, indirect=["session"], scope="session",
-        ids=[f"{name}-{one.id if isinstance(one, Case) else one}-{_name(one)}" for name, one in found],
-    )  # fmt: skip
+    metafunc.parametrize("session", names, indirect=True, scope="session")
+    metafunc.parametrize("one", plan(None), ids=_id)
+
+
+def _id(one: object) -> str:
+    assert isinstance(one, Case | int)
+    return f"{one.id if isinstance(one, Case) else one}-{_name(one)}"
 
 
 def _name(one: Case | int) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import secrets
+import sys
 import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -131,6 +134,17 @@ class Session:
         return replace(result, outcome=Outcome.FAILED, reason=said)
 
 
+def plain(value: object) -> object:
+    """A capability as a report can carry it."""
+    if value in (math.inf, sys.maxsize):
+        return "unbounded"
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Enum):
+        return value.name.lower()
+    return sorted(value) if isinstance(value, frozenset) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
 def _methods(protocol: type) -> str:
     return ", ".join(name for name in vars(protocol) if not name.startswith("_"))
 
@@ -159,7 +173,7 @@ async def _probe(harness: Harness, broker: Broker) -> Probe:
             longest = max(longest, time.perf_counter() - began)
         await source.close()
         capabilities = transport.capabilities
-        claims = {name: getattr(capabilities, name) for name in type(capabilities).__dataclass_fields__}
+        claims = {name: plain(getattr(capabilities, name)) for name in type(capabilities).__dataclass_fields__}
         return Probe(
             capabilities, lambda case: missing(case.gates, case.level, capabilities, transport),
             min(max(0.2, 20 * longest), 2.0), claims,
