@@ -6,26 +6,22 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from switchgear import Bus
+from switchgear import Bus, Knobs, Topic
 from switchgear.clock import Clock
 from switchgear.driver import Capabilities, Clocked, Order, Outgoing, Start, Subscription, Transport
-from switchgear.errors import ConfigurationError, TransportError
+from switchgear.errors import TransportError
 from switchgear.plugins import open_transport
 
 from .case import Case
 from .child import Child
-from .harness import Broker, Harness, Killable, Pausable, Restartable
+from .harness import Broker, Harness, HarnessLied, Killable, NotApplicable, Pausable, Restartable, nobody
 from .member import PATIENCE, Member
 from .virtual import LoopTime
 
 if TYPE_CHECKING:
     from .proxy import Line
-
-
-class HarnessLied(ConfigurationError):
-    """The harness claims what it does not do."""
 
 
 async def ignore(lanes: Collection[str], lost: bool) -> None:
@@ -90,6 +86,7 @@ class Context:
         """Seconds: the lease to ask for where one has to end."""
         self.clock: Clock = LoopTime()
         self.time = asyncio.get_running_loop().time
+        self.remarks: list[str] = []
         self._line = line
         self._environment = dict(environment or {})
         self._stack = AsyncExitStack()
@@ -109,6 +106,17 @@ class Context:
     def name(self, word: str = "orders") -> str:
         """A physical name of this case's own."""
         return self.namespace + word
+
+    def remark(self, text: str) -> None:
+        """Say something on the report though the case passes: a transport that does more than it declares."""
+        self.remarks.append(text)
+
+    def dead_url(self) -> str:
+        """A URL of this kind at which there is no broker. Raises NotApplicable where there can be none."""
+        dead = self.harness.dead
+        if dead is None and self.harness.embedded:
+            raise NotApplicable("what is embedded is always there")
+        return (dead or nobody)(self.broker.url)
 
     # ---- the bare driver
 
@@ -268,6 +276,14 @@ class Context:
                 return
             assert self.time() < ends, f"not within {within:g} s: {what}"
             await asyncio.sleep(0.01)
+
+
+def listen(bus: Bus, topic: Topic[str], log: Log, *, group: str | None = "group", **knobs: Unpack[Knobs]) -> None:
+    """Subscribe a handler that adds every body to the log."""
+
+    @bus.subscribe(topic, group=group, **knobs)
+    async def handle(body: str) -> None:
+        log.add(body)
 
 
 def numbered(count: int, prefix: str = "") -> Sequence[str]:

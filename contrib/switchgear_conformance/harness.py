@@ -7,19 +7,29 @@ server, *not applicable*), never passed.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+from urllib.parse import urlsplit, urlunsplit
 
 from switchgear.errors import ConfigurationError
 
 HARNESSES = "switchgear.harnesses"
 
 
+class HarnessLied(ConfigurationError):
+    """The harness claims what it does not do."""
+
+
 class NotRun(Exception):
     """This machine lacks what the broker needs; the text says what and how to get it."""
+
+
+class NotApplicable(Exception):
+    """What the case is about does not exist here; the text says why."""
 
 
 class BrokerFailed(Exception):
@@ -119,8 +129,22 @@ class Harness:
     """Seconds: the lease that cases ask for where one has to end."""
     addresses: int = 1
     """How many addresses its brokers have, for `ctl:proxy`."""
+    dead: Callable[[str], str] | None = None
+    """From the URL of a broker, the URL of one that is not there. None: of a server, its URL with a port where nobody
+    listens; what is embedded then has none."""
+    native: str = ""
+    """The type of `message.native` as the transport documents it, for example "aiokafka.structs.ConsumerRecord"."""
     powers: frozenset[str] = frozenset()
     """What its brokers can be told: kill, pause, restart, proxy, disk. They then have the methods."""
+
+
+def nobody(url: str) -> str:
+    """The URL with an address at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}"))
 
 
 def harnesses() -> dict[str, str]:

@@ -26,9 +26,9 @@ from switchgear.plugins import open_transport, redact
 
 from .case import PENDING, Case, Outcome, tier
 from .catalogue import catalogue
-from .context import Context, HarnessLied, ignore
+from .context import Context, ignore
 from .gates import REFUSABLE, missing
-from .harness import POWERS, Address, Broker, Harness, NotRun, Setup
+from .harness import POWERS, Address, Broker, Harness, HarnessLied, NotApplicable, NotRun, Setup
 from .proxy import Line
 from .report import Report, Result
 from .served import served
@@ -244,12 +244,15 @@ def run_case(case: Case, session: Session) -> Result:
         return result(Outcome.NOT_APPLICABLE, f"there is no server: ctl:{', ctl:'.join(powers)}")
     if powers and not harness.embedded:
         return result(Outcome.NOT_RUN, f"the harness can't do ctl:{', ctl:'.join(powers)}")
+    remarks: list[str] = []
     try:
-        _run(case, session)
+        _run(case, session, remarks)
     except (HarnessLied, KeyboardInterrupt):
         raise
     except NotRun as reason:
         return result(Outcome.NOT_RUN, str(reason))
+    except NotApplicable as reason:
+        return result(Outcome.NOT_APPLICABLE, str(reason))
     except Unsupported as refusal:
         if refusable:
             return result(Outcome.REFUSED, str(refusal))
@@ -260,27 +263,29 @@ def run_case(case: Case, session: Session) -> Result:
         return result(Outcome.FAILED, f"{type(error).__name__}: {error}".partition("\n")[0][:500], trace(error))
     if refusable:
         return result(Outcome.FAILED, f"{', '.join(absent)} is not declared, and nothing refused it at start")
-    return result(Outcome.PASSED)
+    return result(Outcome.PASSED, "; ".join(remarks))
 
 
 def trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _run(case: Case, session: Session) -> None:
+def _run(case: Case, session: Session, remarks: list[str]) -> None:
     virtual = session.harness.virtual and case.virtual
     unseen: list[Mapping[str, Any]] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with asyncio.Runner(loop_factory=VirtualLoop if virtual else None) as runner:
-            runner.run(_case(case, session, virtual, unseen))
+            runner.run(_case(case, session, virtual, unseen, remarks))
             gc.collect()
     assert not unseen, f"an error that nobody looked at: {unseen[0].get('message')} {unseen[0].get('exception')!r}"
     bad = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning | ResourceWarning)]
     assert not bad, f"a warning: {bad[0]}"
 
 
-async def _case(case: Case, session: Session, virtual: bool, unseen: list[Mapping[str, Any]]) -> None:
+async def _case(
+    case: Case, session: Session, virtual: bool, unseen: list[Mapping[str, Any]], remarks: list[str]
+) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: unseen.append(context))
     own, line = None, None
@@ -296,6 +301,7 @@ async def _case(case: Case, session: Session, virtual: bool, unseen: list[Mappin
             namespace=f"t{case.number}{case.level[0]}{secrets.token_hex(3)}.", seed=session.seed,
             quiet=session.probe.quiet, virtual=virtual, line=line, environment=session.environment,
         )  # fmt: skip
+        context.remarks = remarks
         try:
             async with asyncio.timeout(case.bound):
                 await case.body(context)
