@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from switchgear_conformance.case import Outcome
-from switchgear_conformance.harness import Broker, Setup, harness
-from switchgear_conformance.report import Report
+from switchgear_conformance.case import Case, Outcome
+from switchgear_conformance.catalogue import catalogue
+from switchgear_conformance.harness import Broker, Setup, harness, nobody
+from switchgear_conformance.report import Report, table
 from switchgear_conformance.runner import run
 
-from .bug import bugs
-from .plugin import installed, mutant_url
+from .bug import Bug, bugs
+from .plugin import inner_url, installed, mutant_url
 
 
 class _Mutant:
@@ -42,6 +45,41 @@ class _Mutant:
         return mutant_url(self._bug, inner.through(addresses))
 
 
+@dataclass(frozen=True)
+class Row:
+    """What became of one mutant."""
+
+    name: str
+    failed: dict[str, str]
+    """Cases that it failed, and why."""
+    run: frozenset[str]
+    """Cases that applied to it."""
+
+    @property
+    def wrong(self) -> list[str]:
+        """Where it fails what it does not name, or names what it does not fail."""
+        named = bugs()[self.name].fails
+        return [
+            *(
+                f"{self.name}: fails {id}, which it does not name: {self.failed[id]}"
+                for id in sorted(set(self.failed) - named)
+            ),
+            *(f"{self.name}: names {id}, which it passes" for id in sorted((named & self.run) - set(self.failed))),
+            *(f"{self.name}: names {id}, which does not apply to it" for id in sorted(named - self.run)),
+        ]
+
+
+def scope(bug: type[Bug]) -> set[int] | None:
+    """Numbers to run: all over memory, in virtual time; elsewhere what needs storage or a server, and what it names."""
+    if bug.over == "memory":
+        return None
+    return {case.number for case in catalogue() if _beyond_memory(case) or case.id in bug.fails}
+
+
+def _beyond_memory(case: Case) -> bool:
+    return "persistent" in case.gates or bool(case.powers)
+
+
 def mutant(name: str, *, numbers: Collection[int] | None = None, seed: int = 1) -> Report:
     """Run cases against one mutant."""
     right = harness(bugs()[name].over)
@@ -49,25 +87,61 @@ def mutant(name: str, *, numbers: Collection[int] | None = None, seed: int = 1) 
     def start(setup: Setup) -> Broker:
         return _Mutant(name, right.start(setup))
 
+    def dead(url: str) -> str:
+        return mutant_url(name, (right.dead or nobody)(inner_url(url)))
+
+    wrong = replace(right, name=name, start=start, dead=None if right.embedded and right.dead is None else dead)
     with tempfile.TemporaryDirectory() as folder, installed(Path(folder)) as environment:
-        return run(replace(right, name=name, start=start), numbers=numbers, seed=seed, environment=environment)
+        return run(wrong, numbers=numbers, seed=seed, environment=environment)
 
 
-def failed(report: Report) -> set[str]:
-    """Ids of the cases that failed."""
-    return {r.id for r in report.results if r.outcome is Outcome.FAILED}
+def row(name: str, numbers: Collection[int] | None = None) -> Row:
+    """Run one mutant within its scope, or these numbers alone."""
+    report = mutant(name, numbers=scope(bugs()[name]) if numbers is None else numbers)
+    ran = {r.id for r in report.results if r.outcome in (Outcome.PASSED, Outcome.FAILED, Outcome.REFUSED)}
+    return Row(name, {r.id: r.reason for r in report.failed}, frozenset(ran))
 
 
 def verdict(name: str, *, numbers: Collection[int] | None = None, note: Callable[[str], None] = print) -> bool:
-    """Whether the mutant fails what it names and nothing else; says where not."""
-    report = mutant(name, numbers=numbers)
-    found, named = (
-        failed(report),
-        {i for i in bugs()[name].fails if numbers is None or int(i.partition(".")[0]) in numbers},
-    )
-    reasons = {r.id: r.reason for r in report.failed}
-    for case in sorted(found - named):
-        note(f"{name}: fails {case}, which it does not name: {reasons[case]}")
-    for case in sorted(named - found):
-        note(f"{name}: names {case}, which it passes")
-    return found == named
+    """Whether the mutant fails what it names (among `numbers`) and nothing else; says where not."""
+    found = row(name, numbers)
+    wrong = [w for w in found.wrong if numbers is None or "does not apply" not in w]
+    for line in wrong:
+        note(line)
+    return not wrong
+
+
+def rows(names: Collection[str], jobs: int, done: Callable[[Row], None]) -> list[Row]:
+    """Run mutants side by side, each in a process."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
+        running = [pool.submit(row, name) for name in names]
+        for future in as_completed(running):
+            done(future.result())
+        return [future.result() for future in running]
+
+
+def unproven(found: Collection[Row]) -> list[str]:
+    """Cases that no mutant fails."""
+    failed = {id for one in found for id in one.failed}
+    return [case.id for case in catalogue() if case.id not in failed]
+
+
+def to_markdown(found: Collection[Row]) -> str:
+    """The table mutant × case, one line a mutant."""
+    names = {case.id: case.name for case in catalogue()}
+    lines = table(
+        ("mutant", "over", "what is wrong", "fails"),
+        [
+            (
+                f"`{one.name}`", bugs()[one.name].over, (bugs()[one.name].__doc__ or "").partition("\n")[0],
+                ", ".join(f"{id} {names[id]}" for id in sorted(one.failed, key=_by_number)),
+            )
+            for one in found
+        ],
+    )  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _by_number(id: str) -> tuple[int, str]:
+    number, _, rest = id.partition(".")
+    return int(number), rest
