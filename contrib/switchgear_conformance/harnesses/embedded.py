@@ -31,5 +31,16 @@ def sqlite_place(setup: Setup) -> Place:
     return Place(setup.url if setup.url not in ("", "sqlite://") else own, sqlite3.sqlite_version)
 
 
-memory = Harness(name="memory", start=memory_place, embedded=True, virtual=True, storage="none")
-sqlite = Harness(name="sqlite", start=sqlite_place, embedded=True, storage="WAL, synchronous=FULL: fsync per commit")
+def a_folder(url: str) -> str:
+    """The folder of a database, which is none."""
+    return url.partition("?")[0].rpartition("/")[0]
+
+
+memory = Harness(
+    name="memory", start=memory_place, embedded=True, virtual=True, storage="none",
+    native="switchgear_memory.group.Stored",
+)  # fmt: skip
+sqlite = Harness(
+    name="sqlite", start=sqlite_place, embedded=True, storage="WAL, synchronous=FULL: fsync per commit",
+    dead=a_folder, native="switchgear_sqlite.store.Stored",
+)  # fmt: skip

@@ -11,6 +11,7 @@ from switchgear_conformance.server import HOST, Server
 from . import redis_server
 
 STORAGE = "appendonly yes, appendfsync always"
+NATIVE = "builtins.list"  # the entry's fields, names and values in turn
 
 
 class RedisServer(Server):
@@ -55,6 +56,6 @@ def _any(setup: Setup) -> RedisServer:
 
 POWERS = frozenset({"kill", "pause", "restart", "proxy", "disk"})
 
-redis = Harness(name="redis", start=_any, storage=STORAGE, powers=POWERS)
-redis8 = Harness(name="redis8", start=_redis8, storage=STORAGE, powers=POWERS)
-redis7 = Harness(name="redis7", start=_redis7, storage=STORAGE, powers=POWERS)
+redis = Harness(name="redis", start=_any, storage=STORAGE, native=NATIVE, powers=POWERS)
+redis8 = Harness(name="redis8", start=_redis8, storage=STORAGE, native=NATIVE, powers=POWERS)
+redis7 = Harness(name="redis7", start=_redis7, storage=STORAGE, native=NATIVE, powers=POWERS)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Collection, Generator, Mapping, Seque
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, parse_qs, quote
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 from switchgear import plugins
 from switchgear.driver import (
@@ -50,8 +50,13 @@ def open_transport(scheme: str, url: SplitResult, tuning: Sequence[object]) -> T
     """See the module."""
     if scheme != "mutant":
         return None
-    (inner,) = parse_qs(url.query)["inner"]
-    return mutated(bugs()[url.netloc](), plugins.open_transport(inner))
+    return mutated(bugs()[url.netloc](), plugins.open_transport(inner_url(url.geturl())))
+
+
+def inner_url(url: str) -> str:
+    """The URL of what a mutant breaks."""
+    (inner,) = parse_qs(urlsplit(url).query)["inner"]
+    return inner
 
 
 def mutant_url(bug: str, inner: str) -> str:
