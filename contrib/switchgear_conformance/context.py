@@ -16,7 +16,7 @@ from switchgear.plugins import open_transport
 
 from .case import Case
 from .child import Child
-from .harness import Broker, Harness, HarnessLied, Killable, NotApplicable, Pausable, Restartable, nobody
+from .harness import Broker, Harness, HarnessLied, Killable, Pausable, Restartable, nobody
 from .member import PATIENCE, Member
 from .virtual import LoopTime
 
@@ -95,6 +95,14 @@ class Context:
         """Close all that is open, the last first."""
         await self._stack.aclose()
 
+    def again(self, word: object) -> Context:
+        """The same once more in the running loop, with other names; whoever asks for it closes it."""
+        return Context(
+            self.case, self.harness, self.broker, capabilities=self.capabilities, namespace=f"{self.namespace}{word}.",
+            seed=self.seed, quiet=self.quiet, virtual=self.harness.virtual, line=self._line,
+            environment=self._environment,
+        )  # fmt: skip
+
     def now(self) -> float:
         """Unix seconds, of the case's clock."""
         return self.clock.now()
@@ -111,11 +119,11 @@ class Context:
         """Say something on the report though the case passes: a transport that does more than it declares."""
         self.remarks.append(text)
 
-    def dead_url(self) -> str:
-        """A URL of this kind at which there is no broker. Raises NotApplicable where there can be none."""
+    def dead_url(self) -> str | None:
+        """A URL of this kind at which there is no broker; None where that can't be."""
         dead = self.harness.dead
         if dead is None and self.harness.embedded:
-            raise NotApplicable("what is embedded is always there")
+            return None
         return (dead or nobody)(self.broker.url)
 
     # ---- the bare driver

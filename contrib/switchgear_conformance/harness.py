@@ -28,10 +28,6 @@ class NotRun(Exception):
     """This machine lacks what the broker needs; the text says what and how to get it."""
 
 
-class NotApplicable(Exception):
-    """What the case is about does not exist here; the text says why."""
-
-
 class BrokerFailed(Exception):
     """The broker did not do what was asked of it; the text ends with the tail of its log."""
 

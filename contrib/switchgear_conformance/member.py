@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from switchgear.driver import (
@@ -50,6 +50,15 @@ def each_once(found: Iterable[bytes | None], expected: Iterable[bytes | str]) ->
     lost, extra = wanted - have, have - wanted
     wrong = f"lost: {sorted(map(repr, lost))[:10]}, too many: {sorted(map(repr, extra))[:10]}"
     assert not (lost or extra), wrong
+
+
+async def raised(call: Awaitable[object], *kinds: type[BaseException]) -> BaseException:
+    """What a call raised, which must be one of these; AssertionError when it raised nothing."""
+    try:
+        await call
+    except kinds as error:
+        return error
+    raise AssertionError(f"nothing was raised, expected {' or '.join(kind.__name__ for kind in kinds)}")
 
 
 class Member:

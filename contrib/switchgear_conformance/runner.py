@@ -28,7 +28,7 @@ from .case import PENDING, Case, Outcome, tier
 from .catalogue import catalogue
 from .context import Context, ignore
 from .gates import REFUSABLE, missing
-from .harness import POWERS, Address, Broker, Harness, HarnessLied, NotApplicable, NotRun, Setup
+from .harness import POWERS, Address, Broker, Harness, HarnessLied, NotRun, Setup
 from .proxy import Line
 from .report import Report, Result
 from .served import served
@@ -251,8 +251,6 @@ def run_case(case: Case, session: Session) -> Result:
         raise
     except NotRun as reason:
         return result(Outcome.NOT_RUN, str(reason))
-    except NotApplicable as reason:
-        return result(Outcome.NOT_APPLICABLE, str(reason))
     except Unsupported as refusal:
         if refusable:
             return result(Outcome.REFUSED, str(refusal))
