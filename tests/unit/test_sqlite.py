@@ -1,6 +1,6 @@
 """The SQLite transport beyond the driver contract: its file, its errors, other processes, retention."""
 
-# ruff: noqa: ASYNC221, ASYNC240  (tests prepare files on the loop)
+# ruff: noqa: ASYNC240  (tests prepare files on the loop)
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -195,43 +196,74 @@ async def test_damage_is_said_where_it_is_met(opened: Open, path: Path) -> None:
 
 DROP = """
 import asyncio, os, sys
-from switchgear.errors import Refused
+from switchgear.errors import ConfigurationError, Refused
 from switchgear.plugins import open_transport
 async def main():
     transport = open_transport("sqlite:///" + sys.argv[1])
     os.setgid(65534); os.setuid(65534)
     try:
         await transport.connect(asyncio.get_running_loop().time() + 5)
-    except Refused as error:
-        print("Refused:", error)
+    except (ConfigurationError, Refused) as error:
+        print(type(error).__name__ + ":", error)
     await transport.close()
 asyncio.run(main())
 """
 
 
+@pytest.fixture
+def outside() -> Iterator[Path]:
+    """A folder that others may be let into; pytest keeps them out of its own."""
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def somebody_else(path: Path) -> str:
+    """What connecting comes to for a user without rights; it is root who runs this."""
+    done = subprocess.run([sys.executable, "-c", DROP, str(path)], capture_output=True, text=True, timeout=120)
+    return done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("what", ["file", "folder"])
-async def test_what_may_only_be_read(what: str, path: Path, tmp_path: Path) -> None:
+async def test_what_may_only_be_read(what: str, outside: Path) -> None:
+    path = outside / "bus.db"
     transport = open_transport(f"sqlite:///{path}")
     await transport.connect(0.0)
     await transport.close()
     if os.getuid() != 0:
         path.chmod(0o444)
-        tmp_path.chmod(0o555)
+        outside.chmod(0o555)
         try:
             with pytest.raises(Refused, match="can't be written"):
                 await open_transport(f"sqlite:///{path}").connect(0.0)
         finally:
-            tmp_path.chmod(0o755)
+            outside.chmod(0o755)
         return
-    # root may write everything: somebody else has to try
-    for folder in [tmp_path, *tmp_path.parents]:
-        if folder.stat().st_uid == 0 and folder != Path("/") and "pytest" in folder.name:
-            folder.chmod(0o755)
-    tmp_path.chmod(0o755 if what == "folder" else 0o777)
+    outside.chmod(0o755 if what == "folder" else 0o777)
     path.chmod(0o444 if what == "file" else 0o666)
-    done = subprocess.run([sys.executable, "-c", DROP, str(path)], capture_output=True, text=True, timeout=60)
-    assert done.stdout.startswith("Refused: sqlite:///"), done.stdout + done.stderr
-    assert "can't be written" in done.stdout
+    assert somebody_else(path).startswith("Refused: sqlite:///")
+    assert "can't be written" in somebody_else(path)
+
+
+async def test_a_folder_that_may_not_be_entered(outside: Path) -> None:
+    path = outside / "closed" / "inner" / "bus.db"
+    path.parent.mkdir(parents=True)
+    outside.chmod(0o755)
+    path.parent.parent.chmod(0o600)
+    if os.getuid() != 0:
+        await refused(path, ConfigurationError, "can't be read or written")
+    else:
+        said = somebody_else(path)
+        assert said.startswith("ConfigurationError: sqlite:///")
+        assert "can't be read or written" in said
+    path.parent.parent.chmod(0o700)
+
+
+async def test_a_bug_while_the_file_is_opened_reaches_who_connects(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "prepare", lambda db, path: 1 / 0)
+    transport = open_transport(f"sqlite:///{path}")
+    with pytest.raises(ZeroDivisionError):
+        await transport.connect(0.0)
+    await transport.close()
 
 
 async def test_a_full_file_can_be_read_and_recovers(opened: Open) -> None:

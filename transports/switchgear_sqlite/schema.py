@@ -76,7 +76,11 @@ def create_topic(db: sqlite3.Connection, name: str) -> int:
 def connect(path: str, tuning: SqliteTuning) -> sqlite3.Connection:
     """A connection of the calling thread. Raises sqlite3.Error; ConfigurationError where no file can be."""
     folder = Path(path).parent
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except PermissionError:
+        there = True  # perhaps: SQLite will say that it may not go there
+    if not there:
         raise ConfigurationError(f"sqlite:///{path}: the folder {folder} does not exist; create it first")
     if sqlite3.sqlite_version_info < (3, 35):
         raise ConfigurationError(f"sqlite:// needs SQLite 3.35 or later; this Python has {sqlite3.sqlite_version}")

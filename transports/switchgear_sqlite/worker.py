@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from switchgear.errors import SwitchgearError, Unavailable
+from switchgear.errors import Unavailable
 
 from .schema import unopened
 
@@ -98,11 +98,8 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            db = self._opens()
-        except sqlite3.Error as error:
-            self._tell([Outcome(self._opened, error=unopened(self._path, error)), Outcome(self._ended)])
-            return
-        except SwitchgearError as error:
+            db = self._open()
+        except Exception as error:  # noqa: BLE001  (whatever it is, it belongs to who waits)
             self._tell([Outcome(self._opened, error=error), Outcome(self._ended)])
             return
         self._tell([Outcome(self._opened)])
@@ -111,6 +108,12 @@ class Worker:
         finally:
             db.close()
             self._tell([Outcome(self._ended)])
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._opens()
+        except sqlite3.Error as error:
+            raise unopened(self._path, error) from error
 
     def _work(self, db: sqlite3.Connection) -> None:
         while True:
