@@ -116,7 +116,8 @@ class Fate:
         if current is None:  # it comes again by itself
             lanes.free(delivery)
             return True
-        longest = source.capabilities.retry_delay if source is not None and c.program.group is not None else None
+        caps = source.capabilities if source is not None and c.program.group is not None else None
+        longest = caps.retry_delay if caps is not None and caps.counting != "none" else None  # else nobody counts
         if (
             lanes.chain_of(delivery) is None and longest is not None and delay <= longest
             and token not in c.failures  # what was counted here the broker does not know: it stays here

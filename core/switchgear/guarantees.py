@@ -145,7 +145,7 @@ def _retry(settings: Settings, caps: Capabilities, order: Order, group: str | No
         return
     if order > Order.NONE:
         need("retry", asked, "emulated", f"held in the process, keeps its key; window={settings.window}")
-    elif group is None or caps.retry_delay is None:
+    elif group is None or caps.retry_delay is None or caps.counting == "none":
         need("retry", asked, "emulated", "held in the process")
     else:
         exact = "attempts counted exactly" if caps.counting == "exact" else "attempts counted by deliveries"

@@ -387,3 +387,26 @@ async def test_a_parked_key_that_is_let_go_is_handled_again() -> None:
         await bus.publish(orders, {"k": "a", "n": 2})
         await until(lambda: seen)
     assert seen == [2]
+
+
+@virtual
+async def test_where_the_broker_counts_nothing_attempts_are_counted_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from switchgear_memory.source import CAPABILITIES, MemorySource
+
+    monkeypatch.setattr(MemorySource, "capabilities", replace(CAPABILITIES, counting="none"))
+    bus, events, letters = a_bus()
+    attempts: list[int] = []
+
+    @bus.subscribe(loose, group="g", retry=Retry(attempts=3, base=0.1), dead_letter=to_graves())
+    async def handle(order: dict[str, Any], message: Message[Any]) -> None:
+        attempts.append(message.attempt)
+        raise ValueError("poison")
+
+    async with bus.serving():
+        await bus.publish(loose, {"k": "a", "n": 0})
+        await until(lambda: letters.found)
+    assert attempts == [1, 2, 3]
+    assert letters.attempts() == [3]
+    assert events.seen == {"retried": 2, "dead_lettered": 1}
