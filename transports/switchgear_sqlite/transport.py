@@ -53,15 +53,7 @@ class SqliteTransport:
     async def send(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         """Store the batch in one transaction: all of it, except what is refused, or nothing."""
         files = self._open()
-        outcomes, accepted = _judge(batch)
-        now = time.time()
-        rows: dict[str, list[store.Row]] = {}
-        later: dict[str, list[tuple[float, store.Row]]] = {}
-        for m in accepted:
-            if m.due is not None and m.due > now:
-                later.setdefault(m.topic, []).append((m.due, store.row(m, now)))
-            else:
-                rows.setdefault(m.topic, []).append(store.row(m, now))
+        outcomes, rows, later = _sort(batch, time.time())
         numbers, trim, most = self._numbers, files.trim, self._tuning.max_messages
 
         def write(db: sqlite3.Connection) -> dict[str, int]:
@@ -75,7 +67,7 @@ class SqliteTransport:
                 store.delay(db, known[name], delayed)
             return made
 
-        if accepted:
+        if rows or later:
             within = deadline - asyncio.get_running_loop().time()
             made = await files.writer.run(write, sending=True, within=max(0.0, within))
             if made:
@@ -155,10 +147,15 @@ class SqliteTransport:
         return await self._open().reader.run(lambda db: admin.topics(db, prefix))
 
 
-def _judge(batch: Sequence[Outgoing]) -> tuple[list[TransportError | None], list[Outgoing]]:
-    """What can't be stored, item by item, and the rest. After a refused item none of its key is stored."""
+Rows = dict[str, list[store.Row]]
+Later = dict[str, list[tuple[float, store.Row]]]
+
+
+def _sort(batch: Sequence[Outgoing], now: float) -> tuple[list[TransportError | None], Rows, Later]:
+    """Outcomes, item by item, and by topic what is to be stored now and later. After a refused item none of its key."""
     outcomes: list[TransportError | None] = []
-    accepted: list[Outgoing] = []
+    rows: Rows = {}
+    later: Later = {}
     failed: set[tuple[str, bytes]] = set()
     for m in batch:
         error: TransportError | None = None
@@ -168,9 +165,17 @@ def _judge(batch: Sequence[Outgoing]) -> tuple[list[TransportError | None], list
             error = Refused(f"topic {m.topic!r}: a body of {len(m.body)} bytes; sqlite:// takes up to {BODY}")
         elif failed and m.key is not None and (m.topic, m.key) in failed:
             error = NotSent(f"topic {m.topic!r}: not stored, since an earlier message of its key in this batch was not")
-        if error is None:
-            accepted.append(m)
-        elif m.key is not None:
+        else:
+            try:
+                row = store.row(m, now)
+            except UnicodeEncodeError:
+                error = Refused(f"topic {m.topic!r}: a header's name is no text")
+            else:
+                if m.due is not None and m.due > now:
+                    later.setdefault(m.topic, []).append((m.due, row))
+                else:
+                    rows.setdefault(m.topic, []).append(row)
+        if error is not None and m.key is not None:
             failed.add((m.topic, m.key))
         outcomes.append(error)
-    return outcomes, accepted
+    return outcomes, rows, later
