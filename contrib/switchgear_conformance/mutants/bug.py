@@ -36,7 +36,7 @@ class Bug:
     fails: ClassVar[set[str]] = set()
     """Ids of the cases (`"36.driver"`) that it fails, all of them and no others."""
     over: ClassVar[str] = "memory"
-    """What is broken: "memory", or "remote" (a broker with a server of its own, for what is done to servers)."""
+    """What is broken: "memory", "sqlite", or for what is done to servers "simulated"."""
 
     def capabilities(self, c: Capabilities) -> Capabilities:
         return c

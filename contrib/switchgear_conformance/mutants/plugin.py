@@ -1,15 +1,11 @@
 """The plugin of the scheme `mutant`: `mutant://NAME?inner=URL` is the transport of URL with the bug NAME.
 
-It is not among Switchgear's entry points: whoever runs mutants puts it into a folder of the import path (`installed`),
-so that the core and child processes find it as they find any other plugin.
+It is one of the kit's own schemes (`switchgear_conformance.schemes`).
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncIterator, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
@@ -41,9 +37,6 @@ from .bug import Bug, bugs
 if TYPE_CHECKING:
     from switchgear.clock import Clock
 
-METADATA = "Metadata-Version: 2.1\nName: switchgear-mutants\nVersion: 0\n"
-ENTRY = f"[switchgear.transports]\nmutant = {__name__}\n"
-
 
 @hookimpl
 def open_transport(scheme: str, url: SplitResult, tuning: Sequence[object]) -> Transport | None:
@@ -61,22 +54,6 @@ def inner_url(url: str) -> str:
 
 def mutant_url(bug: str, inner: str) -> str:
     return f"mutant://{bug}?inner={quote(inner, safe='')}"
-
-
-@contextmanager
-def installed(folder: Path) -> Generator[dict[str, str]]:
-    """Make the scheme known to this process, and to children that get the environment which is yielded."""
-    info = folder / "switchgear_mutants-0.dist-info"
-    info.mkdir(exist_ok=True)
-    (info / "METADATA").write_text(METADATA)
-    (info / "entry_points.txt").write_text(ENTRY)
-    sys.path.insert(0, str(folder))
-    plugins._transports.cache_clear()  # pyright: ignore[reportPrivateUsage]
-    try:
-        yield {"PYTHONPATH": str(folder)}
-    finally:
-        sys.path.remove(str(folder))
-        plugins._transports.cache_clear()  # pyright: ignore[reportPrivateUsage]
 
 
 def mutated(bug: Bug, inner: Transport) -> Transport:

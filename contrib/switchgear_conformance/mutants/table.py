@@ -15,9 +15,10 @@ from switchgear_conformance.catalogue import catalogue
 from switchgear_conformance.harness import Broker, Setup, harness, nobody
 from switchgear_conformance.report import Report, table
 from switchgear_conformance.runner import run
+from switchgear_conformance.schemes import installed
 
 from .bug import Bug, bugs
-from .plugin import inner_url, installed, mutant_url
+from .plugin import inner_url, mutant_url
 
 
 class _Mutant:
