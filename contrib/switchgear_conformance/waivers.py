@@ -27,8 +27,8 @@ def waivers(path: Path) -> dict[int, str]:
     if unknown := set(document) - {"waiver"}:
         raise ConfigurationError(f"waivers {path}: unknown {', '.join(sorted(unknown))}; expected [[waiver]] tables")
     found: dict[int, str] = {}
-    tables: Any = document.get("waiver", [])
-    for n, one in enumerate(tables, start=1):
+    tables: list[Any] | Any = document.get("waiver", [])
+    for n, one in enumerate(tables if isinstance(tables, list) else [tables], start=1):
         match one:
             case {"case": int() as number, "reason": str() as reason} if len(one) == 2 and reason.strip():
                 if not 1 <= number <= NUMBERS or number in PENDING:

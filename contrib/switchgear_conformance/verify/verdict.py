@@ -6,7 +6,11 @@ import msgspec
 
 
 class Verdict(msgspec.Struct, kw_only=True):
-    """Counts, and the ids of what should not be. Indeterminate publishes (`unsure`) may have been handled or not."""
+    """Counts, and the ids of what should not be.
+
+    Indeterminate publishes (`unsure`: they raised MaybeSent, or their process was killed before they ended) may have
+    been handled or not.
+    """
 
     attempted: int
     stored: int
