@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from switchgear.errors import ConfigurationError
 
@@ -27,8 +27,9 @@ def waivers(path: Path) -> dict[int, str]:
     if unknown := set(document) - {"waiver"}:
         raise ConfigurationError(f"waivers {path}: unknown {', '.join(sorted(unknown))}; expected [[waiver]] tables")
     found: dict[int, str] = {}
-    tables: list[Any] | Any = document.get("waiver", [])
-    for n, one in enumerate(tables if isinstance(tables, list) else [tables], start=1):
+    given: object = document.get("waiver", [])
+    tables = cast("list[Any]", given) if isinstance(given, list) else [given]
+    for n, one in enumerate(tables, start=1):
         match one:
             case {"case": int() as number, "reason": str() as reason} if len(one) == 2 and reason.strip():
                 if not 1 <= number <= NUMBERS or number in PENDING:
