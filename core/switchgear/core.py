@@ -180,8 +180,7 @@ class Core:
         if self.publisher is None:
             self.publisher = Publisher(self.transport, self.link)
             self.immediate = self.publisher.immediate
-            if isinstance(self.transport, Scheduling):
-                self._promoter = self.loop.create_task(self._promote(self.transport))
+            self._move_due()
         return self.publisher
 
     async def insist(self, ask: Callable[[], Awaitable[T]], deadline: float = math.inf) -> T:
@@ -348,8 +347,12 @@ class Core:
         """A delayed message was stored: look again when it may be due."""
         self._due_soon.set()
 
+    def _move_due(self) -> None:
+        """Begin to move what falls due, as every bus of the broker does that publishes or subscribes."""
+        if self._promoter is None and isinstance(self.transport, Scheduling):
+            self._promoter = self.loop.create_task(self._promote(self.transport))
+
     async def _promote(self, scheduling: Scheduling) -> None:
-        """Move what falls due, as every open bus of the broker does."""
         pause: float = 0.0
         while True:
             try:
@@ -360,6 +363,9 @@ class Core:
             self._due_soon.clear()
             try:
                 await self.link.wait()
+            except SwitchgearError:
+                return  # there will be no connection; whoever publishes or subscribes is told
+            try:
                 next_ = await scheduling.promote(PROMOTE)
                 pause = PROMOTE_MOST if next_ is None else max(0.0, next_)
             except Unavailable as error:
@@ -483,6 +489,7 @@ class Core:
         """Start one subscription in the background."""
         consumer = Consumer(assembled.program, self)
         self.consumers[consumer] = assembled
+        self._move_due()
         consumer.on_change = lambda: self._changed(consumer)
         consumer.start()
         return consumer

@@ -10,6 +10,7 @@ import pytest
 
 from switchgear import Bus, Handler, Message, Reject, Topic
 from switchgear.testing import in_memory
+from switchgear_memory.transport import MemoryTransport
 
 orders = Topic("orders", dict)
 paid = Topic("paid", dict)
@@ -182,3 +183,19 @@ async def test_an_observer_that_fails_affects_nothing(caplog: pytest.LogCaptureF
         await trace.idle()
     assert seen == [1]
     assert "no metrics today" in caplog.text
+
+
+async def test_a_bus_that_only_subscribes_moves_what_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = asyncio.Event()
+
+    async def promote(transport: MemoryTransport, limit: int) -> None:
+        moved.set()
+
+    monkeypatch.setattr(MemoryTransport, "promote", promote)
+    bus = Bus("memory://", name="tests", config={})
+
+    @bus.subscribe(orders, group="g")
+    async def handle(order: dict[str, int]) -> None: ...
+
+    async with bus.serving(), asyncio.timeout(5):
+        await moved.wait()
