@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, cast
+
+import msgspec
 
 from switchgear.errors import ConfigurationError
 
@@ -16,29 +17,34 @@ from .case import PENDING
 from .catalogue import NUMBERS
 
 
+class Waiver(msgspec.Struct, forbid_unknown_fields=True):
+    case: int
+    reason: str
+
+
+class File(msgspec.Struct, forbid_unknown_fields=True):
+    waiver: list[Waiver] = []
+
+
 def waivers(path: Path) -> dict[int, str]:
     """Reason by case number. Raises ConfigurationError saying what is wrong, and where."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        file = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), type=File)
     except OSError as error:
         raise ConfigurationError(f"waivers {path}: can't be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"waivers {path}: {error}") from error
-    if unknown := set(document) - {"waiver"}:
-        raise ConfigurationError(f"waivers {path}: unknown {', '.join(sorted(unknown))}; expected [[waiver]] tables")
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(
+            f"waivers {path}: {error}; expected [[waiver]] tables of case = NUMBER and reason = 'TEXT'"
+        ) from error
     found: dict[int, str] = {}
-    given: object = document.get("waiver", [])
-    tables = cast("list[Any]", given) if isinstance(given, list) else [given]
-    for n, one in enumerate(tables, start=1):
-        match one:
-            case {"case": int() as number, "reason": str() as reason} if len(one) == 2 and reason.strip():
-                if not 1 <= number <= NUMBERS or number in PENDING:
-                    raise ConfigurationError(f"waivers {path}: waiver {n}: there is no case {number} to waive")
-                if number in found:
-                    raise ConfigurationError(f"waivers {path}: case {number} is waived twice")
-                found[number] = reason
-            case _:
-                raise ConfigurationError(
-                    f"waivers {path}: waiver {n}: expected case = NUMBER and reason = 'TEXT', and nothing else"
-                )
+    for one in file.waiver:
+        if not 1 <= one.case <= NUMBERS or one.case in PENDING:
+            raise ConfigurationError(f"waivers {path}: there is no case {one.case} to waive")
+        if one.case in found:
+            raise ConfigurationError(f"waivers {path}: case {one.case} is waived twice")
+        if not one.reason.strip():
+            raise ConfigurationError(f"waivers {path}: the waiver of case {one.case} gives no reason")
+        found[one.case] = one.reason
     return found

@@ -85,14 +85,14 @@ def test_markdown_shows_tiers_and_cases() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[[waiver]]\ncase = 95\nreason = 'x'", "there is no case 95"),
+        ("[[waiver]]\ncase = 95\nreason = 'x'", "there is no case 95 to waive"),
         ("[[waiver]]\ncase = 49\nreason = 'x'", "there is no case 49 to waive"),
         ("[[waiver]]\ncase = 2", "expected case = NUMBER and reason"),
-        ("[[waiver]]\ncase = 2\nreason = ' '", "expected case = NUMBER and reason"),
+        ("[[waiver]]\ncase = 2\nreason = ' '", "gives no reason"),
         ("[[waiver]]\ncase = '2'\nreason = 'x'", "expected case = NUMBER and reason"),
         ("waiver = 3", "expected"),
         ("[waiver]\ncase = 2", "expected"),
-        ("[other]", "unknown other"),
+        ("[other]", "unknown field `other`"),
         ("[[waiver]]\ncase = 2\nreason = 'x'\n[[waiver]]\ncase = 2\nreason = 'y'", "waived twice"),
         ("case =", "Invalid value"),
     ],
