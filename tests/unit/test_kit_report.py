@@ -87,9 +87,9 @@ def test_markdown_shows_tiers_and_cases() -> None:
     [
         ("[[waiver]]\ncase = 95\nreason = 'x'", "there is no case 95 to waive"),
         ("[[waiver]]\ncase = 49\nreason = 'x'", "there is no case 49 to waive"),
-        ("[[waiver]]\ncase = 2", "expected case = NUMBER and reason"),
+        ("[[waiver]]\ncase = 2", "case = NUMBER and reason"),
         ("[[waiver]]\ncase = 2\nreason = ' '", "gives no reason"),
-        ("[[waiver]]\ncase = '2'\nreason = 'x'", "expected case = NUMBER and reason"),
+        ("[[waiver]]\ncase = '2'\nreason = 'x'", "case = NUMBER and reason"),
         ("waiver = 3", "expected"),
         ("[waiver]\ncase = 2", "expected"),
         ("[other]", "unknown field `other`"),
