@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 from .bug import Bug
 
@@ -13,10 +14,10 @@ class Patch:
 
     def __init__(self, original: Any, broken: Callable[..., Any]) -> None:
         self.original, self.broken = original, broken
-        self.users: set[Bug] = set()
+        self.users: WeakSet[Bug] = WeakSet()  # one whose case was given up is not asked to `restore`
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        bound: Any = self.broken
+        bound: Any = self.broken if self.users else self.original
         return bound.__get__(instance, owner)
 
 
