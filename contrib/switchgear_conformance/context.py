@@ -16,12 +16,25 @@ from switchgear.plugins import open_transport
 
 from .case import Case
 from .child import Child
-from .harness import Broker, Harness, HarnessLied, Killable, Pausable, Restartable, nobody
+from .harness import (
+    Broker,
+    Fillable,
+    Harness,
+    HarnessLied,
+    Killable,
+    Pausable,
+    Proxied,
+    Restartable,
+    nobody,
+)
 from .member import PATIENCE, Member
 from .virtual import LoopTime
 
 if TYPE_CHECKING:
     from .proxy import Line
+
+
+SILENCE = 0.5  # seconds without an answer, after which a broker counts as gone
 
 
 async def ignore(lanes: Collection[str], lost: bool) -> None:
@@ -221,25 +234,29 @@ class Context:
         assert self._line is not None, "the case has no gate ctl:proxy"
         return self._line
 
+    @property
+    def proxied_url(self) -> str:
+        """The URL of clients that come through the proxies (`ctl:proxy`)."""
+        assert isinstance(self.broker, Proxied)
+        return self.broker.through(self.line.addresses)
+
     async def kill(self) -> None:
         """SIGKILL the broker, and see that it is gone."""
         assert isinstance(self.broker, Killable)
         await asyncio.to_thread(self.broker.kill)
-        if await self.answers():
-            raise HarnessLied(f"the harness {self.harness.name!r}: kill() returned, and the broker still answers")
+        await self._must_be_silent("kill()", "let it SIGKILL every process of the broker and wait for their end")
 
     async def start(self) -> None:
         """Start the broker again on the same data and address, and see that it answers."""
         assert isinstance(self.broker, Killable | Restartable)
         await asyncio.to_thread(self.broker.start)
-        await self._must_answer("start()")
+        await self._must_answer("start()", "let it start on the same data and address, and return when it is ready")
 
     async def stop(self) -> None:
         """Stop the broker in an orderly way."""
         assert isinstance(self.broker, Restartable)
         await asyncio.to_thread(self.broker.stop)
-        if await self.answers():
-            raise HarnessLied(f"the harness {self.harness.name!r}: stop() returned, and the broker still answers")
+        await self._must_be_silent("stop()", "let it return when the broker's processes are gone")
 
     async def restart(self) -> None:
         """Stop and start."""
@@ -252,28 +269,51 @@ class Context:
         assert isinstance(self.broker, Pausable)
         await asyncio.to_thread(self.broker.pause)
         try:
-            if await self.answers():
-                raise HarnessLied(f"the harness {self.harness.name!r}: pause() returned, and the broker still answers")
+            await self._must_be_silent("pause()", "let it SIGSTOP every process of the broker")
             yield
         finally:
             await asyncio.to_thread(self.broker.resume)
+        await self._must_answer("resume()", "let it SIGCONT every process of the broker")
 
-    async def answers(self, within: float = 1.0) -> bool:
-        """Whether a new client gets through to the broker."""
+    @asynccontextmanager
+    async def full(self) -> AsyncGenerator[None]:
+        """Leave the broker no room to store for a while; `broker.url` may be another one meanwhile."""
+        assert isinstance(self.broker, Fillable)
+        await asyncio.to_thread(self.broker.fill)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.broker.free)
+
+    async def answers(self, within: float) -> bool:
+        """Whether a new client gets through to the broker within so many seconds."""
         transport = self.transport()
         try:
-            async with asyncio.timeout(within + 1.0):
+            async with asyncio.timeout(within):
                 await transport.connect(self.deadline(within))
                 probe = Outgoing(self.name("probe"), b"probe", private=True)
                 return list(await transport.send([probe], self.deadline(within))) == [None]
         except (TransportError, TimeoutError):
             return False
         finally:
-            await transport.close()
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await transport.close()
+            except TimeoutError:
+                raise AssertionError(f"close() takes more than {PATIENCE:g} s while the broker is away") from None
 
-    async def _must_answer(self, what: str) -> None:
-        if not await self.answers(PATIENCE):
-            raise HarnessLied(f"the harness {self.harness.name!r}: {what} returned, and the broker does not answer")
+    async def _must_be_silent(self, what: str, how: str) -> None:
+        if await self.answers(SILENCE):
+            raise HarnessLied(f"the harness {self.harness.name!r}: {what} returned and the broker still answers: {how}")
+
+    async def _must_answer(self, what: str, how: str) -> None:
+        ends = self.deadline()
+        while not await self.answers(PATIENCE):
+            if self.time() >= ends:
+                raise HarnessLied(
+                    f"the harness {self.harness.name!r}: {what} returned and the broker does not answer: {how}"
+                )
+            await asyncio.sleep(0.05)
 
     async def eventually(self, true: Callable[[], Awaitable[bool] | bool], what: str, within: float = PATIENCE) -> None:
         """Look again and again until it holds; AssertionError after `within` seconds."""

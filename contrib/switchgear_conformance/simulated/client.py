@@ -24,7 +24,7 @@ from switchgear.driver import (
     Subscription,
     TopicInfo,
 )
-from switchgear.errors import Lost, MaybeSent, TransportError, Unavailable
+from switchgear.errors import Lost, MaybeSent, Refused, TransportError, Unavailable
 
 from .protocol import Mark, Received, delivery, outcomes
 from .wire import Address, Wire
@@ -78,9 +78,13 @@ class SimulatedTransport:
 
     async def send(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         """Raises Unavailable where nothing was sent, MaybeSent where no answer came by the deadline."""
+        unfit = {n for n, m in enumerate(batch) if not all(_is_text(name) for name, _ in m.headers)}
         within = max(0.0, deadline - asyncio.get_running_loop().time())
-        said = await self._open().call("send", list(batch), within, deadline=deadline)
-        return outcomes(said)
+        fit = [m for n, m in enumerate(batch) if n not in unfit]
+        said = iter(outcomes(await self._open().call("send", fit, within, deadline=deadline)))
+        return [
+            Refused(f"{self!r}: a header's name is no text") if n in unfit else next(said) for n in range(len(batch))
+        ]
 
     async def subscribe(self, subscription: Subscription, revoked: Revoked) -> SimulatedSource:
         """Join, on a connection of its own. Nothing is ever revoked."""
@@ -248,6 +252,14 @@ class SimulatedSource:
 def _received(delivery: Delivery) -> Received:
     assert isinstance(delivery.native, Received)
     return delivery.native
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unavailable(error: TransportError) -> Unavailable:
