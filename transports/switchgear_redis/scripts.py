@@ -315,18 +315,24 @@ end
 return out""")
 
 # KEYS stream, waiting, leases; ARGV group, member, count, "1" where the topic is leased: gives back what this member
-# holds, and leaves when nothing is left. What it holds of a leased topic stays, in order, for the holder of the lease.
-# Returns how many may be left.
+# holds, its delivery not counted, and leaves when nothing is left. What it holds of a leased topic stays, in order, for
+# the holder of the lease. Returns how many may be left.
 LEAVE = _script(
     _IDS
     + """
 local rows = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[3], ARGV[2])
-if ARGV[4] == '1' and #rows > 0 then return 0 end
+if ARGV[4] == '1' and #rows > 0 then
+  for _, p in ipairs(rows) do
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, p[1], 'RETRYCOUNT', math.max(p[4] - 1, 0), 'JUSTID')
+  end
+  return 0
+end
 for _, p in ipairs(rows) do
   local m, s = parts(p[1])
   local added = redis.pcall('ZADD', KEYS[2], string.format('%.17g', m + math.min(s, 4095) / 4096), p[1])
   if type(added) == 'table' then return 0 end -- out of memory: others take it over after the lease
-  if not redis.call('XCLAIM', KEYS[1], ARGV[1], WAITING, 0, p[1], 'RETRYCOUNT', p[4], 'JUSTID')[1] then
+  local count = math.max(p[4] - 1, 0)
+  if not redis.call('XCLAIM', KEYS[1], ARGV[1], WAITING, 0, p[1], 'RETRYCOUNT', count, 'JUSTID')[1] then
     redis.call('ZREM', KEYS[2], p[1])
     redis.call('XACK', KEYS[1], ARGV[1], p[1])
   end
