@@ -28,8 +28,7 @@ CODECS = "switchgear.codecs"
 SECRET = ("pass", "pwd", "secret", "token", "credential", "apikey", "api_key", "access_key")
 """What marks an option of a URL whose value is shown nowhere."""
 PLANNED = {
-    "kafka": "kafka", "kafka+ssl": "kafka", "nats": "nats", "nats+tls": "nats", "pulsar": "pulsar",
-    "pulsar+ssl": "pulsar", "pubsub": "pubsub", "sns": "sns",
+    "nats": "nats", "nats+tls": "nats", "pulsar": "pulsar", "pulsar+ssl": "pulsar", "pubsub": "pubsub", "sns": "sns",
 }  # fmt: skip
 """Schemes that Switchgear will serve and does not yet, by the extra that will bring them."""
 
@@ -106,12 +105,16 @@ def tunes(tuned: str, scheme: str) -> bool:
 
 
 def split(url: str) -> SplitResult:
-    """A URL in its parts. Raises ConfigurationError that shows no password."""
+    """A URL in its parts; several servers stand with commas between them, each with a port of its own or none.
+
+    Raises ConfigurationError that shows no password.
+    """
     from urllib.parse import urlsplit
 
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        for server in parts.netloc.rpartition("@")[2].split(","):
+            _ = urlsplit(f"//{server}").port
     except ValueError:  # its text may hold a part of the password
         raise ConfigurationError(
             f"malformed broker URL {_scheme_of(url)}://…: the port is no number up to 65535, or brackets do not match; "

@@ -102,7 +102,6 @@ def test_redis_tuning_is_for_tls_as_well() -> None:
     [
         ("redsi://host", "did you mean redis://"),
         ("amqp://host", "no transport serves the scheme amqp://; installed: .*memory://"),
-        ("kafka://host", r"planned.*switchgear\[kafka\]"),
         ("nats://host", r"planned.*switchgear\[nats\]"),
         ("pulsar+ssl://host", r"planned.*switchgear\[pulsar\]"),
     ],

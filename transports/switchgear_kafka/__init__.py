@@ -1,5 +1,12 @@
-"""Kafka. Its settings can be declared already; `kafka://` itself is planned and answers so."""
+"""`kafka://` and `kafka+ssl://` (TLS): Apache Kafka, server 2.1 or newer.
 
-from .tuning import KafkaTuning
+    kafka://[user:password@]host[:port][,host[:port]…][?option=value&…]
 
-__all__ = ["KafkaTuning"]
+Every field of `KafkaTuning` is an option of the URL; these are of the URL alone: `sasl` (PLAIN, SCRAM-SHA-256,
+SCRAM-SHA-512, OAUTHBEARER), `token_file` (a file that holds an OAuth token, read at each connection), `ca`, `cert`,
+`key` (PEM files, TLS), `verify=no` (TLS without checking the server: for tests) and `client=aiokafka`.
+"""
+
+from .tuning import KafkaTuning, open_transport
+
+__all__ = ["KafkaTuning", "open_transport"]

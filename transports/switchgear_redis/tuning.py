@@ -85,6 +85,8 @@ def open_transport(scheme: str, url: SplitResult, tuning: Sequence[object]) -> T
 
 def parse(url: SplitResult) -> Settings:
     """Read a URL. Raises ConfigurationError, naming the option and the nearest known one."""
+    if "," in url.netloc.rpartition("@")[2]:
+        raise ConfigurationError(f"{url.scheme}://…: one server is expected, and several are named")
     base = Settings(
         host=unquote(url.hostname or "localhost"), port=url.port or PORT, db=_db(url), tls=url.scheme == "rediss",
         user=unquote(url.username) if url.username else None,

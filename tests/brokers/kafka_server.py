@@ -1,0 +1,154 @@
+"""Apache Kafka in KRaft mode, one node or several, from the jars of Maven Central."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .broker import HOST, NotRun, Recipe
+from .wheels import cache
+
+VERSION = "4.4.0"
+POM = f"""<project>
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>tests</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>2.25.5</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+LOGGING = """rootLogger.level = INFO
+rootLogger.appenderRef.stdout.ref = STDOUT
+appender.stdout.type = Console
+appender.stdout.name = STDOUT
+appender.stdout.layout.type = PatternLayout
+appender.stdout.layout.pattern = [%d] %p %m (%c)%n
+"""
+ONE_NODE = {
+    "auto.create.topics.enable": "false",
+    "broker.heartbeat.interval.ms": "500",
+    "broker.session.timeout.ms": "2000",
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    "log.cleaner.dedupe.buffer.size": "16777216",
+    "num.partitions": "2",
+    "offsets.topic.num.partitions": "4",
+    "offsets.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+}
+"""What makes one node small and quick to start; without the internal topics' factors of one it would serve no group."""
+CLUSTER_ID = base64.urlsafe_b64encode(uuid.UUID("5f0c6f0e-1d0d-4d64-9a0a-5be3d1b6f6c1").bytes).decode().rstrip("=")
+JVM = ("-Xms256m", "-Xmx256m", "-XX:+UseG1GC", "-XX:MaxDirectMemorySize=64m", "-XX:TieredStopAtLevel=1",
+       "-Xshare:auto", "-Djava.awt.headless=true")  # fmt: skip
+
+
+def kafka(
+    settings: Mapping[str, str] | None = None, *, advertised: str | None = None, listener: str = "PLAINTEXT",
+    scram: Sequence[tuple[str, str]] = (), peers: Sequence[int] = (), number: int = 1,
+) -> Recipe:  # fmt: skip
+    """One node. `settings` go over those above.
+
+    `advertised` is the "host:port" that clients are told, by default its own; `listener` the security protocol of the
+    port for clients (nodes talk to each other on another); `scram` users and passwords made before the first start;
+    `peers` the controller ports of a cluster's nodes, in order, of which this is the one with that `number`.
+
+    Raises NotRun where this machine lacks Java, or the jars and Maven to fetch them.
+    """
+    java = _java()
+    jars = _jars()
+
+    def command(ports: Sequence[int], data: Path) -> Sequence[str]:
+        client, inside, controller = ports
+        voters = peers or (controller,)
+        if peers:
+            controller = peers[number - 1]
+        options = {
+            **ONE_NODE,
+            "process.roles": "broker,controller",
+            "node.id": str(number),
+            "controller.quorum.voters": ",".join(f"{n}@{HOST}:{port}" for n, port in enumerate(voters, 1)),
+            "listeners": f"CLIENT://{HOST}:{client},INSIDE://{HOST}:{inside},CONTROLLER://{HOST}:{controller}",
+            "advertised.listeners": f"CLIENT://{advertised or f'{HOST}:{client}'},INSIDE://{HOST}:{inside}",
+            "listener.security.protocol.map": f"CLIENT:{listener},INSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "INSIDE",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(data / "logs"),
+            **(settings or {}),
+        }
+        properties = data / "server.properties"
+        properties.write_text("".join(f"{name}={value}\n" for name, value in options.items()))
+        logging = data / "log4j2.properties"
+        logging.write_text(LOGGING)
+        users = [word for user, password in scram for word in
+                 ("--add-scram", f"SCRAM-SHA-256=[name={user},password={password}]",
+                  "--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]")]  # fmt: skip
+        load = [f"-Dlog4j2.configurationFile={logging}", "-cp", f"{jars}/*"]
+        done = subprocess.run(
+            [java, "-Xmx64m", "-XX:TieredStopAtLevel=1", *load, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID,
+             "-c", str(properties), "--ignore-formatted", *users],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise RuntimeError(f"kafka could not format {data}:\n{done.stdout}{done.stderr}")
+        return [java, *JVM, *load, "kafka.Kafka", str(properties)]
+
+    return Recipe(
+        name=f"kafka{number if peers else ''}", version=VERSION, command=command, ports=3, patience=60.0,
+        url=lambda ports: f"kafka://{advertised or f'{HOST}:{ports[0]}'}",
+        ready=lambda ports, said: "Kafka Server started" in said,
+    )  # fmt: skip
+
+
+def _java() -> str:
+    java = shutil.which("java")
+    if java is None:
+        raise NotRun("no java on the PATH: apt-get install openjdk-17-jre-headless")
+    said = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
+    found = re.search(r'version "(\d+)', said)
+    if found is None or int(found[1]) < 17:
+        raise NotRun(f"Kafka {VERSION} takes Java 17 or newer; {java} says {said.splitlines()[:1]}")
+    return java
+
+
+def _jars() -> Path:
+    """The folder of Kafka's jars; fetched at first use. Raises NotRun where Maven can't get them."""
+    folder = cache() / f"kafka-{VERSION}"
+    if folder.is_dir():
+        return folder
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise NotRun("no mvn on the PATH to fetch Kafka's jars with: apt-get install maven")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+        pom, target = Path(made) / "pom.xml", Path(made) / "jars"
+        pom.write_text(POM)
+        done = subprocess.run(
+            [maven, "-q", "-B", "-ntp", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime",
+             f"-DoutputDirectory={target}"],
+            capture_output=True, text=True, env={**os.environ, "MAVEN_OPTS": "-Xmx256m"},
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise NotRun(f"Maven could not fetch Kafka {VERSION}: {(done.stdout + done.stderr).strip()[-500:]}")
+        try:
+            target.rename(folder)  # whole or not at all, also with two test runs at once
+        except OSError:
+            if not folder.is_dir():
+                raise
+    return folder

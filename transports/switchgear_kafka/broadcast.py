@@ -1,0 +1,123 @@
+"""A broadcast subscription: every source reads every partition from its own start on and keeps no position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from aiokafka import TopicPartition
+from aiokafka import errors as kafka
+
+from switchgear.driver import Capabilities, Delivery, Fence, Headers, Settlement, Subscription
+from switchgear.errors import TransportError, Unavailable
+
+from . import records
+from .consumers import Reader
+from .failures import CONNECT, failure
+from .positions import starts
+from .wire import EARLIEST, Wire
+
+
+class BroadcastSource:
+    """One subscriber without a group."""
+
+    def __init__(
+        self, wire: Wire, capabilities: Capabilities, subscription: Subscription,
+        left: Callable[[BroadcastSource], None],
+    ) -> None:  # fmt: skip
+        self.capabilities = replace(capabilities, note=0)
+        self._wire, self._subscription, self._left = wire, subscription, left
+        self._reader = Reader(wire, None)
+        self._next: dict[TopicPartition, int] = {}
+        """Where to go on."""
+        self._topics: Collection[str] = ()
+
+    async def join(self) -> None:
+        """Return when all that is published from now on will be handed out. Raises TransportError."""
+        await self.assign(self._subscription.topics)
+        try:
+            await self._reader.consumer.start()
+        except CONNECT as error:
+            raise failure(self._wire.at, error) from error
+        self._go()
+
+    async def assign(self, topics: Mapping[str, Fence | None]) -> None:
+        """Read these topics from now on."""
+        tps = [tp for topic in topics for tp in await self._wire.existing(topic)]
+        begun = await starts(self._wire, [tp for tp in tps if tp not in self._next], self._subscription.start)
+        opened = bool(self._topics)
+        self._topics = frozenset(topics)
+        self._next = {tp: self._next.get(tp, begun.get(tp, 0)) for tp in tps}
+        self._reader.consumer.assign(tps)
+        if opened:
+            self._go()
+
+    def _go(self) -> None:
+        for tp, offset in self._next.items():
+            self._reader.consumer.seek(tp, offset)
+
+    async def receive(self, limit: int, held: Collection[str] = ()) -> Sequence[Delivery]:
+        """Take what is fetched, or wait about a second for something."""
+        if self._reader.closed:
+            return []
+        self._grown()
+        wanted = [tp for tp in self._next if _lane(tp) not in held] if held else None
+        try:
+            batch = await self._reader.fetch(limit, wanted)
+        except kafka.OffsetOutOfRangeError as error:  # retention was quicker, or the topic was made anew
+            positions: Mapping[TopicPartition, int] = error.args[0]
+            self._next.update(await self._wire.offsets(dict.fromkeys(positions, EARLIEST)))
+            self._go()
+            return []
+        except CONNECT as error:
+            raise failure(self._wire.at, error) from error
+        if not batch and not await self._reader.alive():
+            raise Unavailable(f"{self._wire.at}: the broker does not answer")
+        out: list[Delivery] = []
+        for tp, fetched in batch.items():
+            self._next[tp] = fetched[-1].offset + 1
+            out += records.deliveries(tp.topic, _lane(tp), _lane(tp), fetched)
+        return out
+
+    def _grown(self) -> None:
+        """Take in partitions that were added: all of what they hold is new."""
+        consumer = self._reader.consumer
+        added = {
+            tp: 0
+            for topic in self._topics
+            for n in consumer.partitions_for_topic(topic) or ()
+            if (tp := TopicPartition(topic, n)) not in self._next
+        }
+        if added:
+            self._next.update(added)
+            consumer.assign(list(self._next))
+            self._go()
+
+    async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
+        """Nothing is kept."""
+        return [None] * len(batch)
+
+    def note(self, lane: str) -> str:  # noqa: ARG002
+        """Nothing is kept."""
+        return ""
+
+    def headers(self, delivery: Delivery) -> Headers:
+        """As they were sent, without the content type."""
+        return records.headers(delivery)
+
+    def position(self, delivery: Delivery) -> str:
+        """Partition and offset: "3:1207"."""
+        return records.position(delivery)
+
+    def time(self, delivery: Delivery) -> float:
+        """The record's timestamp, unix seconds."""
+        return records.time(delivery)
+
+    async def close(self) -> None:
+        """Stop reading; a pending `receive` returns."""
+        self._left(self)
+        await self._reader.stop()
+
+
+def _lane(tp: TopicPartition) -> str:
+    return f"{tp.topic}/{tp.partition}"

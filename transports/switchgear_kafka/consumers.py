@@ -1,0 +1,141 @@
+"""The reading client of a subscription: made, asked whether it is alive, and stopped within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from .security import connection
+from .wire import Wire
+
+WAIT = 1.0  # seconds that a read waits for the first record
+STALE = 3.0  # seconds without an answer to any fetch after which the brokers are asked whether they are there
+LEAVE = 2.0  # seconds to leave the group and close connections
+FETCH_BYTES = 16 << 20  # of one answer, over all partitions
+JOIN_MARGIN = 10.0  # seconds by which a request outlives the longest that the group makes it wait
+
+MOST_IDLE = 3600.0  # seconds without a read after which the client leaves; a source is called once a second
+NOWHERE = TopicPartition("", -1)
+"""A partition that nobody has: asking for it shows that we are alive and takes nothing."""
+
+
+def make(wire: Wire, group: str | None, lease: float = 30.0) -> AIOKafkaConsumer:
+    """A consumer that commits nothing by itself and goes nowhere where it has no position."""
+    settings = wire.settings
+    tuning = settings.tuning
+    return AIOKafkaConsumer(
+        **connection(settings), client_id="switchgear", group_id=group, group_instance_id=tuning.group_instance_id,
+        client_rack=tuning.client_rack, enable_auto_commit=False, auto_offset_reset="none",
+        isolation_level="read_committed", fetch_max_bytes=FETCH_BYTES, session_timeout_ms=round(lease * 1000),
+        heartbeat_interval_ms=round(min(1.0, lease / 5) * 1000), rebalance_timeout_ms=round(tuning.rebalance * 1000),
+        max_poll_interval_ms=round(MOST_IDLE * 1000),
+        request_timeout_ms=round((max(tuning.rebalance, lease) + JOIN_MARGIN) * 1000),
+    )  # fmt: skip
+
+
+class Reader:
+    """A consumer whose reads can be given up, and which knows when no broker answers."""
+
+    def __init__(self, wire: Wire, group: str | None, lease: float = 30.0) -> None:
+        self.consumer = make(wire, group, lease)
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._heard = time.monotonic()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was stopped."""
+        return self._closed.done()
+
+    async def wait(self, event: asyncio.Event) -> bool:
+        """Whether the event happens within a receive's time."""
+        waiting = asyncio.ensure_future(event.wait())
+        try:
+            await self._first(waiting, WAIT)
+        finally:
+            waiting.cancel()
+        return event.is_set()
+
+    async def fetch(
+        self, limit: int, wanted: Sequence[TopicPartition] | None
+    ) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
+        """What is there of these partitions (None: of all), else what comes within about a second.
+
+        With `limit=0` nothing is taken; that we asked keeps the membership. Raises what the client raises.
+        """
+        some = () if wanted is None else wanted or (NOWHERE,)
+        if limit <= 0:
+            await self.consumer.getmany(NOWHERE, timeout_ms=0)
+            return {}
+        batch = await self.consumer.getmany(*some, timeout_ms=0, max_records=limit)
+        if batch:
+            return batch
+        # Never cancelled while the client lives: it would count as reading for ever.
+        asked = asyncio.ensure_future(self.consumer.getmany(*some, timeout_ms=round(WAIT * 1000), max_records=limit))
+        await self._first(asked, None)
+        if asked.done():
+            return asked.result()
+        asked.cancel()
+        await asyncio.wait([asked])
+        return {}
+
+    async def alive(self) -> bool:
+        """False when no broker has answered for a while. The client itself tries again for ever and tells nobody."""
+        consumer = self.consumer
+        now, wall = time.monotonic(), time.time()
+        polled = [consumer.last_poll_timestamp(tp) or 0 for tp in consumer.assignment()]
+        if polled and wall - max(polled) / 1000 < STALE:
+            self._heard = now
+        if now - self._heard < STALE or self.closed:
+            return True
+        asked = consumer._client.force_metadata_update()
+        await self._first(asked, STALE)
+        if asked.done() and asked.result():
+            self._heard = time.monotonic()
+            return True
+        return self.closed
+
+    async def _first(self, other: asyncio.Future[Any], within: float | None) -> None:
+        """Until it is done, or this is closed."""
+        both: tuple[asyncio.Future[Any], ...] = (other, self._closed)
+        await asyncio.wait(both, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+
+    async def stop(self) -> None:
+        """Leave the group and close; pending reads return."""
+        if not self.closed:
+            self._closed.set_result(None)
+            await asyncio.sleep(0)
+            await _stop(self.consumer)
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    """By force where the brokers do not answer in time, so that no task is left."""
+    stopping = asyncio.ensure_future(consumer.stop())
+    await asyncio.wait([stopping], timeout=LEAVE)
+    if stopping.done():
+        if not stopping.cancelled():
+            stopping.exception()  # what fails at the end fails for nobody
+        return
+    coordinator, fetcher = consumer._coordinator, consumer._fetcher
+    tasks: list[asyncio.Future[Any]] = [stopping]
+    for owner, name in (
+        (coordinator, "_coordination_task"), (coordinator, "_heartbeat_task"), (coordinator, "_commit_refresh_task"),
+        (fetcher, "_fetch_task"),
+    ):  # fmt: skip
+        task = getattr(owner, name, None)
+        if task is not None:
+            tasks.append(task)
+    tasks += getattr(fetcher, "_pending_tasks", ())
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=1.0)
+    closing = asyncio.ensure_future(consumer._client.close())
+    tasks.append(closing)
+    await asyncio.wait([closing], timeout=1.0)
+    closing.cancel()
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()  # seen

@@ -1,0 +1,77 @@
+"""Our errors for those of Kafka, its client and the system."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+from aiokafka import errors as kafka
+
+from switchgear.errors import ConfigurationError, NotFound, NotSent, Refused, SwitchgearError, Unavailable
+
+CONNECT: Final = (kafka.KafkaError, OSError, TimeoutError)
+"""What a request may fail with; anything else is a bug."""
+
+_TABLE: Final[tuple[tuple[type[kafka.KafkaError], type[SwitchgearError], str], ...]] = (
+    (kafka.SaslAuthenticationFailed, Refused, "wrong user, password or token: check the URL"),
+    (kafka.AuthenticationFailedError, Refused, "wrong user, password or token: check the URL"),
+    (kafka.UnsupportedSaslMechanismError, ConfigurationError, "the broker does not offer this mechanism: see ?sasl="),
+    (kafka.IllegalSaslStateError, ConfigurationError, "that port takes no SASL: leave user and password out"),
+    (kafka.TopicAuthorizationFailedError, Refused, "this user lacks the right to the topic: grant it by an ACL"),
+    (kafka.GroupAuthorizationFailedError, Refused, "this user lacks the right to the group: grant READ by an ACL"),
+    (kafka.ClusterAuthorizationFailedError, Refused, "this user may not do that on the cluster: grant it by an ACL"),
+    (kafka.UnknownTopicOrPartitionError, NotFound, "no such topic or partition: run `switchgear provision`"),
+    (kafka.InvalidTopicError, Refused, "no valid name of a topic"),
+    (kafka.MessageSizeTooLargeError, Refused, "larger than max.message.bytes of the topic"),
+    (kafka.RecordListTooLargeError, Refused, "the batch is larger than a segment of the topic"),
+    (kafka.InvalidSessionTimeoutError, ConfigurationError, "lease= is beyond the broker's group.*.session.timeout.ms"),
+    (kafka.InconsistentGroupProtocolError, Refused, "the group's members are of another kind of client"),
+    (kafka.InvalidGroupIdError, Refused, "no valid name of a group"),
+    (kafka.InvalidReplicationFactorError, Refused, "the cluster has fewer brokers than the replication asked for"),
+    (kafka.InvalidPartitionsError, Refused, "no valid number of partitions"),
+    (kafka.PolicyViolationError, Refused, "a policy of the cluster forbids it"),
+    (kafka.InvalidConfigurationError, Refused, "no valid configuration of a topic"),
+    (kafka.InvalidTimestampError, Refused, "the topic refuses the record's time"),
+    (kafka.NonEmptyGroup, Refused, "the group has members: stop them first"),
+    (kafka.IncompatibleBrokerVersion, ConfigurationError, "the broker is too old: Apache Kafka 2.1 or newer is needed"),
+    (kafka.UnsupportedVersionError, ConfigurationError, "the broker is too old: Apache Kafka 2.1 or newer is needed"),
+    (kafka.UnsupportedCodecError, Refused, "unknown compression"),
+    (kafka.NotEnoughReplicasError, NotSent, "fewer replicas are in sync than min.insync.replicas asks for"),
+    (kafka.NotLeaderForPartitionError, NotSent, "the partition has moved to another leader"),
+    (kafka.LeaderNotAvailableError, NotSent, "the partition has no leader at the moment"),
+    (kafka.KafkaStorageError, NotSent, "the broker's disk fails"),
+)  # fmt: skip
+
+
+def failure(at: str, error: BaseException) -> SwitchgearError:
+    """Our error for what a request failed with; `at` says where, and of what."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return ConfigurationError(f"{at}: {seen.verify_message}: name its authority with ?ca=/path/to/ca.pem")
+        if isinstance(seen, ssl.SSLError):
+            return _tls(at, seen)
+        seen = seen.__cause__ or seen.__context__
+    for kind, ours, meaning in _TABLE:
+        if isinstance(error, kind):
+            return ours(f"{at}: {meaning} ({error})")
+    if isinstance(error, kafka.BrokerResponseError) and not error.retriable:
+        return Refused(f"{at}: {error}")
+    if isinstance(error, TimeoutError | kafka.RequestTimedOutError | kafka.KafkaTimeoutError):
+        return Unavailable(f"{at}: no answer in time")
+    if isinstance(error, kafka.KafkaConnectionError) and "closed" in str(error):
+        return Unavailable(
+            f"{at}: the broker closed the connection ({error}); does that port speak TLS (kafka+ssl://), or want a "
+            "user and password?"
+        )
+    return Unavailable(f"{at}: {str(error) or type(error).__name__}")
+
+
+def _tls(at: str, error: ssl.SSLError) -> SwitchgearError:
+    if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING"):
+        return ConfigurationError(f"{at}: the broker speaks no TLS there: write kafka://, or its TLS port")
+    if "CERTIFICATE" in (error.reason or ""):
+        return ConfigurationError(
+            f"{at}: the broker wants a client certificate ({error.reason}): give ?cert= and ?key="
+        )
+    return Unavailable(f"{at}: TLS failed: {error.reason or error}")

@@ -1,0 +1,136 @@
+"""Topics and groups that should be there, compared with those that are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from aiokafka.protocol.admin import ListGroupsRequest
+from aiokafka.protocol.metadata import MetadataRequest
+
+from switchgear.driver import Drift, Order, Resource, TopicInfo
+from switchgear.errors import ConfigurationError, Refused
+
+from .positions import found as found_group
+from .topics import Configured, configure, create, topic_config
+from .wire import EARLIEST, LATEST, Wire, raise_for
+
+RETENTION: Final = "retention.ms"
+POLICY: Final = "cleanup.policy"
+GROUPS = 50  # groups that are asked about at once
+
+
+async def provision(wire: Wire, wanted: Sequence[Resource], apply: bool) -> list[Drift]:
+    """Differences; with `apply` they are mended, but for the number of partitions and of replicas.
+
+    More partitions would move keys, and other replicas move data: both are the operator's. Raises ConfigurationError
+    for a group without a topic, Refused where rights are missing.
+    """
+    drifts: list[Drift] = []
+    for resource in wanted:
+        drifts += await (_topic if resource.kind == "topic" else _group)(wire, resource, apply)
+    return drifts
+
+
+async def _topic(wire: Wire, resource: Resource, apply: bool) -> list[Drift]:
+    name, tuning = resource.name, wire.settings.tuning
+    partitions = 1 if resource.order is Order.TOTAL else resource.partitions
+    own: dict[str, str] = {}
+    if resource.retention is not None:
+        own[RETENTION] = str(round(resource.retention * 1000))
+    if name in tuning.compacted:
+        own[POLICY] = "compact"
+    tps = await wire.partitions(name)
+    if not tps:
+        if apply:
+            await create(wire, name, partitions=partitions, config=own)
+        return [Drift(resource=resource, field="exists", wanted=True, found=False, applied=apply)]
+    drifts: list[Drift] = []
+    if resource.order is Order.TOTAL and len(tps) > 1:
+        raise Refused(
+            f"{wire.at}: total order takes a topic of one partition, and {name!r} has {len(tps)}: use another topic"
+        )
+    if partitions is not None and len(tps) != partitions:
+        drifts.append(Drift(resource=resource, field="partitions", wanted=partitions, found=len(tps), applied=False))
+    replicas = _replicas(wire, name)
+    if tuning.replication is not None and replicas != tuning.replication:
+        drifts.append(
+            Drift(resource=resource, field="replication", wanted=tuning.replication, found=replicas, applied=False)
+        )
+    if own:
+        drifts += await _config(wire, resource, own, apply)
+    return drifts
+
+
+async def _config(wire: Wire, resource: Resource, own: Mapping[str, str], apply: bool) -> list[Drift]:
+    there = await topic_config(wire, resource.name)
+    nothing = Configured(None, False)
+    differ = {name: value for name, value in own.items() if there.get(name, nothing).value != value}
+    if differ and apply:
+        await configure(wire, resource.name, dict(differ))
+    drifts: list[Drift] = []
+    for name, value in differ.items():
+        before = there.get(name, nothing).value
+        if name == RETENTION:
+            seconds = None if before is None or int(before) < 0 else int(before) / 1000
+            drifts.append(
+                Drift(resource=resource, field="retention", wanted=resource.retention, found=seconds, applied=apply)
+            )
+        else:
+            drifts.append(Drift(resource=resource, field=name, wanted=value, found=before, applied=apply))
+    return drifts
+
+
+def _replicas(wire: Wire, topic: str) -> int:
+    return len(wire.client.cluster._partitions[topic][0].replicas)
+
+
+async def _group(wire: Wire, resource: Resource, apply: bool) -> list[Drift]:
+    if resource.topic is None:
+        raise ConfigurationError(f"group {resource.name!r} is to be made without saying of which topic")
+    tps = await (wire.existing if apply else wire.partitions)(resource.topic)
+    if await wire.committed(resource.name, tps):
+        return []
+    if apply:
+        await found_group(wire, resource.name, tps, resource.start)
+    return [Drift(resource=resource, field="exists", wanted=True, found=False, applied=apply)]
+
+
+async def topics(wire: Wire, prefix: str) -> list[TopicInfo]:
+    """Topics whose names begin so, with the messages that they hold and the groups that have a position in them."""
+
+    async def names() -> list[str]:
+        response = await wire.client.send(wire.anyone(), MetadataRequest(None, False))
+        return [name for _, name, internal, _ in response.topics if name.startswith(prefix) and not internal]
+
+    found = sorted(await wire.insist(names, "its topics"))
+    tps = {name: await wire.partitions(name) for name in found}
+    every = [tp for some in tps.values() for tp in some]
+    first = await wire.offsets(dict.fromkeys(every, EARLIEST))
+    last = await wire.offsets(dict.fromkeys(every, LATEST))
+    readers: dict[str, set[str]] = {name: set() for name in found}
+    groups = await _groups(wire)
+    for n in range(0, len(groups), GROUPS):
+        some = groups[n : n + GROUPS]
+        for group, committed in zip(some, await asyncio.gather(*(wire.committed(g, every) for g in some)), strict=True):
+            for tp in committed:
+                readers[tp.topic].add(group)
+    return [
+        TopicInfo(
+            name=name, messages=sum(last[tp] - first[tp] for tp in tps[name]), groups=tuple(sorted(readers[name]))
+        )
+        for name in found
+    ]
+
+
+async def _groups(wire: Wire) -> list[str]:
+    async def ask() -> list[str]:
+        found: set[str] = set()
+        for broker in wire.client.cluster.brokers():
+            response = await wire.client.send(broker.nodeId, ListGroupsRequest())
+            raise_for(response.error_code, "its groups")
+            found.update(name for name, *_ in response.groups)
+        return sorted(found)
+
+    return await wire.insist(ask, "its groups")

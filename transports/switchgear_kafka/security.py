@@ -1,0 +1,65 @@
+"""How a client of Kafka proves who it is, and whom it talks to."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import TypedDict
+
+from aiokafka.abc import AbstractTokenProvider
+
+from switchgear.errors import ConfigurationError
+
+from .tuning import Settings
+
+
+class Connection(TypedDict):
+    """The arguments that every client of aiokafka takes for connecting."""
+
+    bootstrap_servers: list[str]
+    security_protocol: str
+    ssl_context: ssl.SSLContext | None
+    sasl_mechanism: str
+    sasl_plain_username: str | None
+    sasl_plain_password: str | None
+    sasl_oauth_token_provider: AbstractTokenProvider | None
+
+
+class TokenFile(AbstractTokenProvider):
+    """A token that somebody else keeps fresh in a file."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    async def token(self) -> str:
+        """What the file holds now."""
+        return self._path.read_text(encoding="ascii").strip()
+
+
+def connection(settings: Settings) -> Connection:
+    """Read certificates and secrets. Raises ConfigurationError for files that hold none."""
+    protocol = "SASL_" if settings.sasl else ""
+    return Connection(
+        bootstrap_servers=[f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in settings.servers],
+        security_protocol=protocol + ("SSL" if settings.tls else "PLAINTEXT"),
+        ssl_context=_context(settings) if settings.tls else None,
+        sasl_mechanism=settings.sasl or "PLAIN",
+        sasl_plain_username=settings.user,
+        sasl_plain_password=settings.password,
+        sasl_oauth_token_provider=TokenFile(settings.token_file) if settings.token_file else None,
+    )
+
+
+def _context(settings: Settings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+        if settings.cert and settings.key:
+            context.load_cert_chain(settings.cert, settings.key)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigurationError(
+            f"{settings.address}: ca, cert and key have to be PEM files, key that of cert: {error}"
+        ) from error
+    if not settings.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

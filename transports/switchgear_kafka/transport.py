@@ -1,0 +1,212 @@
+"""The driver of `kafka://`: connecting, sending, subscribing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from aiokafka import TopicPartition
+
+from switchgear.driver import (
+    Capabilities,
+    Delivery,
+    Drift,
+    Headers,
+    NameRules,
+    Order,
+    Outgoing,
+    Resource,
+    Revoked,
+    Row,
+    Settling,
+    Start,
+    Subscription,
+    TopicInfo,
+)
+from switchgear.emulate.partitions import murmur2
+from switchgear.errors import NotFound, NotSent, Refused, TransportError
+
+from . import admin, provisioning
+from .broadcast import BroadcastSource
+from .probing import probe
+from .producing import Producer, Record
+from .records import written
+from .registry import LogRegistry
+from .source import GroupSource
+from .topics import create
+from .tuning import Settings
+from .wire import Wire
+
+CAPABILITIES = Capabilities(
+    settling=Settling.CUMULATIVE,
+    order=Order.TOTAL,
+    send_order=True,
+    batch=500,
+    batch_bytes=8 << 20,
+    names=NameRules(length=249),
+    binding="ce_",
+    tombstones=True,
+    groups=True,
+    broadcast=True,
+    persistent=True,
+    ack_durable=True,
+    starts=frozenset({"new", "earliest", "time"}),
+    fencing=True,
+    note=4096,
+    revoke_within=30.0,
+)
+HASHES = 100_000  # keys whose hash is remembered
+Source = GroupSource | BroadcastSource
+
+
+class KafkaTransport:
+    """A Kafka cluster. Also Registry, Seekable, Lagged, Browsable, Provisioner."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.capabilities = CAPABILITIES
+        self._settings = settings
+        self._wire = Wire(settings)
+        self._producer = Producer(self._wire)
+        self._registry = LogRegistry(self._wire, self._producer)
+        self._sources: set[Source] = set()
+        self._hashes: dict[bytes, int] = {}
+        self._turn = 0
+
+    async def connect(self, deadline: float) -> None:
+        """Reach a broker, learn about the others, ask for their limits.
+
+        Raises Unavailable, Refused (password, rights) or ConfigurationError (TLS, mechanism, a broker that is too old).
+        """
+        await self._wire.connect(deadline)
+        self.capabilities = await probe(self._wire, CAPABILITIES)
+
+    # ---- sending --------------------------------------------------------------------------------------------------
+
+    async def send(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
+        """Store the batch: a key's messages in the partition that every client of Kafka finds by it."""
+        outcomes: list[TransportError | None] = [None] * len(batch)
+        counts: dict[str, int | TransportError] = {}
+        for m in batch:
+            if m.topic not in counts:
+                counts[m.topic] = await self._partitions(m)
+        queues: dict[TopicPartition, deque[Record]] = {}
+        failed: set[tuple[str, bytes]] = set()
+        limit = self.capabilities.body
+        self._turn += 1
+        for n, m in enumerate(batch):
+            count = counts[m.topic]
+            if not isinstance(count, int):
+                outcomes[n] = count
+            elif m.key is not None and (m.topic, m.key) in failed:
+                outcomes[n] = NotSent(f"{self._where(m)}: not stored, since an earlier message of its key was not")
+            elif (unfit := self._unfit(m, limit)) is not None:
+                outcomes[n] = unfit
+                if m.key is not None:
+                    failed.add((m.topic, m.key))
+            else:
+                partition = (self._turn if m.key is None else self._hash(m.key)) % count
+                tp = TopicPartition(m.topic, partition)
+                queue = queues.get(tp)
+                if queue is None:
+                    queue = queues[tp] = deque()
+                queue.append(Record(n, m.key, m.body, written(m)))
+        if queues:
+            if self._settings.tuning.linger:
+                await asyncio.sleep(self._settings.tuning.linger)
+            for n, outcome in (await self._producer.send(queues, deadline)).items():
+                if isinstance(outcome, TransportError):
+                    outcomes[n] = outcome
+        return outcomes
+
+    async def _partitions(self, m: Outgoing) -> int | TransportError:
+        """How many partitions the message's topic has; a private topic is made at its first message."""
+        tps = await self._wire.partitions(m.topic)
+        if not tps and m.private:
+            try:
+                await create(self._wire, m.topic)
+            except Refused as error:
+                return error
+            tps = await self._wire.partitions(m.topic)
+        if not tps:
+            return NotFound(f"{self._where(m)}: no such topic: run `switchgear provision`, or create it")
+        return len(tps)
+
+    def _unfit(self, m: Outgoing, limit: int) -> TransportError | None:
+        if m.body is None:
+            return None if m.key is not None else Refused(f"{self._where(m)}: a tombstone takes a key")
+        size = len(m.body)
+        if size > limit:
+            return Refused(f"{self._where(m)}: {size} bytes; the broker's message.max.bytes leaves room for {limit}")
+        return None
+
+    def _hash(self, key: bytes) -> int:
+        found = self._hashes.get(key)
+        if found is None:
+            if len(self._hashes) >= HASHES:
+                self._hashes.clear()
+            found = self._hashes[key] = murmur2(key)
+        return found
+
+    def _where(self, m: Outgoing) -> str:
+        return f"{self._wire.at}: {m.topic!r}"
+
+    # ---- subscribing ----------------------------------------------------------------------------------------------
+
+    async def subscribe(self, subscription: Subscription, revoked: Revoked) -> Source:
+        """Join, giving a new group its positions. Raises Unavailable, Refused, NotFound for a topic that is missing."""
+        for topic in subscription.topics:
+            tps = await self._wire.partitions(topic)
+            if not tps and subscription.private:
+                await create(self._wire, topic)
+            elif subscription.order is Order.TOTAL and len(tps) > 1:
+                raise Refused(
+                    f"{self._wire.at}: total order takes a topic of one partition, and {topic!r} has {len(tps)}"
+                )
+        source: Source
+        if subscription.group is None:
+            source = BroadcastSource(self._wire, self.capabilities, subscription, self._sources.discard)
+        else:
+            source = GroupSource(self._wire, self.capabilities, subscription, revoked, self._sources.discard)
+        self._sources.add(source)
+        try:
+            await source.join()
+        except BaseException:
+            await source.close()
+            raise
+        return source
+
+    async def close(self) -> None:
+        """Leave every group and close every connection."""
+        await asyncio.gather(*(source.close() for source in list(self._sources)))
+        await self._wire.close()
+
+    # ---- optional protocols: see `registry`, `admin`, `provisioning` ----------------------------------------------
+
+    async def read(self, prefix: str) -> Mapping[str, Row]:
+        """Registry: live rows by prefix."""
+        return await self._registry.read(prefix)
+
+    async def write(self, name: str, value: bytes | None, *, expect: int | None, ttl: float | None) -> int | None:
+        """Registry: compare and set; no `ttl`."""
+        return await self._registry.write(name, value, expect=expect, ttl=ttl)
+
+    async def seek(self, topic: str, group: str, to: Start | str) -> None:
+        """Seekable: a position is a partition and an offset in it, and moves that partition alone."""
+        await admin.seek(self._wire, topic, group, to)
+
+    async def lag(self, topics: Sequence[str], group: str) -> Mapping[str, int]:
+        """Lagged: by partition; a topic that the group does not read is left out."""
+        return await admin.lag(self._wire, topics, group)
+
+    def browse(self, topic: str, start: Start, end: float | None) -> AsyncIterator[tuple[Delivery, Headers]]:
+        """Browsable: what the topic holds, by time."""
+        return admin.browse(self._wire, topic, start, end)
+
+    async def provision(self, wanted: Sequence[Resource], apply: bool) -> Sequence[Drift]:
+        """Provisioner: topics with partitions, replication and retention, groups with their start."""
+        return await provisioning.provision(self._wire, wanted, apply)
+
+    async def topics(self, prefix: str) -> Sequence[TopicInfo]:
+        """Provisioner: the topics that are there."""
+        return await provisioning.topics(self._wire, prefix)
