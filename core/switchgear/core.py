@@ -169,7 +169,8 @@ class Core:
                 async with asyncio.timeout_at(None if deadline == math.inf else deadline):
                     await self.link.wait()
             except TimeoutError:
-                raise self.link.unavailable() from None
+                away = self.link.unavailable()
+                raise away from away.__cause__
 
     async def connected(self, deadline: float) -> Publisher:
         """The publisher, once there has been a connection. Raises Unavailable at the deadline, or what is terminal."""
@@ -202,7 +203,8 @@ class Core:
                 await asyncio.sleep(PAUSE)
             except TimeoutError:
                 if not self.link.up:
-                    raise self.link.unavailable() from None
+                    away = self.link.unavailable()
+                    raise away from away.__cause__
                 raise NotSent(f"{self.url} did not answer in time what there is to know of the topic") from None
 
     # ---- publishing -----------------------------------------------------------------------------------------------
@@ -257,7 +259,8 @@ class Core:
                 found: T = await place.future
         except TimeoutError:
             if not self.link.up:
-                raise self.link.unavailable() from None
+                away = self.link.unavailable()
+                raise away from away.__cause__
             raise NotSent(f"{self.url} did not tell about topic {declared.name!r} before the timeout") from None
         return found
 

@@ -98,7 +98,8 @@ class Publisher:
                     await waiter
             except TimeoutError:
                 if not self._link.up:
-                    raise self._link.unavailable() from None
+                    away = self._link.unavailable()
+                    raise away from away.__cause__
                 raise NotSent(
                     f"no room in the publish buffer ({len(self._buffer)} messages) before the timeout: "
                     "the broker takes messages more slowly than they are published"

@@ -119,8 +119,9 @@ async def test_a_broker_away_at_the_start_is_unavailable_within_the_timeout(use:
     transport.connects = [Unavailable("connection refused")] * 1000
     async with use(transport) as bus:
         began = now()
-        with pytest.raises(Unavailable, match="cannot reach double://host: connection refused"):
+        with pytest.raises(Unavailable, match="cannot reach double://host: connection refused") as raised:
             await bus.publish(items, Item(1), timeout=2)
+        assert isinstance(raised.value.__cause__, Unavailable)  # the transport's, and behind it the client's
         assert now() - began == pytest.approx(2.0, abs=0.1)
         assert not bus.health().ready
         assert "connection refused" in bus.health().detail["broker"]
