@@ -181,15 +181,15 @@ def failure_of(c: Consumer, slot: Slot, error: BaseException) -> Exception | Non
     """What went wrong, as the retry policy sees it; None where it is not the handler's doing: the worker is to end."""
     overran = slot.overran is not None and slot.overran is slot.current
     if isinstance(error, asyncio.CancelledError):
-        if c.left.done() or (slot.task.cancelling() and not overran):
+        if c.left.done() or (c.leaving and slot.task.cancelling() and not overran):
             return None
         forgive(slot)
         if overran:
             return TimeoutError(f"the handler took longer than max_handling={c.settings.max_handling:g} s")
-        failure = RuntimeError("the handler was cancelled from within")
+        failure = RuntimeError("the handler was cancelled")  # by itself, or by who has its task
         failure.__cause__ = error
         return failure
-    if overran:
+    if overran or not c.leaving:
         forgive(slot)
     if isinstance(error, Exception):
         return error
@@ -201,7 +201,7 @@ def failure_of(c: Consumer, slot: Slot, error: BaseException) -> Exception | Non
 
 
 def forgive(slot: Slot) -> None:
-    """The handler that overran has ended: its cancellation concerns nobody any more."""
+    """The handler has ended: its cancellation concerns nobody any more."""
     slot.overran = None
     while slot.task.cancelling():
         slot.task.uncancel()

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from switchgear import Bus, DeadLetter, Drop, Message, Reject, Retry, RetryAfter, Topic
+from switchgear import Batch, Bus, DeadLetter, Drop, Message, Reject, Retry, RetryAfter, Topic
 from switchgear.driver import Outgoing, Settlement, Verdict
 from switchgear.errors import Lost, NotSent, Unavailable
 from tests.support.serving import BURIED, a_bus, consumer_of, loose, orders, until
@@ -230,7 +230,6 @@ async def send(bus: Bus, topic: str, body: bytes, **more: Any) -> None:
 async def test_what_cannot_be_read_is_buried_untouched_and_the_rest_goes_on(
     body: bytes, media: bytes, headers: Any, batch: bool
 ) -> None:
-    from switchgear import Batch
 
     bus, events, letters = a_bus()
     topic = Topic("paid", Paid, key=lambda p: p.id)
@@ -548,7 +547,6 @@ async def test_bytes_held_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @virtual
 async def test_prefetch_adapts_and_never_falls_below_a_batch() -> None:
-    from switchgear import Batch
 
     bus, events, _ = a_bus()
     sizes: list[int] = []
@@ -827,18 +825,46 @@ async def test_handlers_run_on_over_a_lost_source_and_no_second_one_starts() -> 
 
 
 @virtual
-async def test_a_handler_that_cancels_itself_has_failed() -> None:
+@pytest.mark.parametrize("batch", [None, Batch(2)], ids=["one by one", "in batches"])
+@pytest.mark.parametrize("how", ["raised", "cancelled", "swallowed"])
+async def test_a_handler_that_is_cancelled_has_failed_and_its_subscription_goes_on(
+    how: str, batch: Batch | None
+) -> None:
     bus, _events, letters = a_bus()
+    counts: list[int] = []
 
-    @bus.subscribe(orders, group="g", retry=QUICK, dead_letter=BURIED)
-    async def handle(order: dict[str, Any]) -> None:
-        raise asyncio.CancelledError
+    async def fail() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        counts.append(task.cancelling())
+        if how == "raised":
+            raise asyncio.CancelledError
+        task.cancel()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if how == "swallowed":
+                raise RuntimeError("the handler was cancelled") from None
+            raise
+
+    if batch is None:
+
+        @bus.subscribe(orders, group="g", retry=QUICK, dead_letter=BURIED)
+        async def handle(order: dict[str, Any]) -> None:
+            await fail()
+
+    else:
+
+        @bus.subscribe(orders, group="g", retry=QUICK, dead_letter=BURIED, batch=batch)
+        async def handle_batch(batch: list[dict[str, Any]]) -> None:
+            await fail()
 
     async with bus.serving():
         await bus.publish(orders, {"k": "a"})
         await until(lambda: letters.found)
         assert bus.health().ready
-    assert letters.reasons() == ["RuntimeError: the handler was cancelled from within"]
+    assert letters.reasons() == ["RuntimeError: the handler was cancelled"]
+    assert not any(counts), "the next handler finds itself cancelled"
 
 
 @virtual
