@@ -103,16 +103,18 @@ class Context:
         self._line = line
         self._environment = dict(environment or {})
         self._stack = AsyncExitStack()
+        self._times = 0
 
     async def close(self) -> None:
         """Close all that is open, the last first."""
         await self._stack.aclose()
 
-    def again(self, word: object) -> Context:
-        """The same once more in the running loop, with other names; whoever asks for it closes it."""
+    def again(self) -> Context:
+        """The same once more, with other names; whoever asks for it closes it."""
+        self._times += 1
         return Context(
-            self.case, self.harness, self.broker, capabilities=self.capabilities, namespace=f"{self.namespace}{word}.",
-            seed=self.seed, quiet=self.quiet, virtual=self.harness.virtual, line=self._line,
+            self.case, self.harness, self.broker, capabilities=self.capabilities, namespace=f"{self.namespace}{self._times}.",
+            seed=self.seed, quiet=self.quiet, virtual=self.virtual, line=self._line,
             environment=self._environment,
         )  # fmt: skip
 
