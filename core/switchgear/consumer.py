@@ -123,6 +123,8 @@ class Consumer:
         self.fate = Fate(self)
         self.left: asyncio.Future[None] = self.loop.create_future()
         """Done when threads that still run are left alone."""
+        self.revoked: set[str] = set()
+        """Lanes that were taken away since the last receive returned: what it brought of them is nobody's any more."""
         self.full: frozenset[str] = frozenset()
         """Lanes that are paused because they hold `window` messages."""
         self._phase, self._said = "starting", ""
@@ -317,6 +319,7 @@ class Consumer:
     async def _revoked(self, names: Collection[str], lost: bool) -> None:
         """The broker takes lanes away: let what runs finish within its budget, settle, then give the lanes up."""
         gone = set(names)
+        self.revoked |= gone
         lanes, source = self.lanes, self.source
         if source is None:
             return

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from .driver import Delivery, Settlement, Source, Verdict
@@ -63,17 +64,22 @@ async def fetch(c: Consumer, source: Source) -> None:
         if average:
             limit = max(1, min(limit, space // average))
         batch = await _receive(c, source, limit, full)
+        c.revoked.clear()
         began = called = loop.time()
         pending, waited = 2 * len(batch) >= limit, False
         if not batch:
             continue
         if c.parked is not None and not _closing(c, source):  # before anything of it may be handled
             await _over_outages(c, c.parked.refresh)
+        if not _closing(c, source):
+            await _over_outages(c, partial(settler.enter, batch))
         if _closing(c, source):
             _give_back(c, batch)
             break
         if at_most_once:
             batch = await _take_for_good(source, batch)
+        if c.revoked:
+            batch = [delivery for delivery in batch if delivery.lane not in c.revoked]
         batch = settler.admit(batch)
         before = lanes.bytes
         again = lanes.admit(batch)

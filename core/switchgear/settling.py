@@ -47,6 +47,13 @@ class Settler(Protocol):
     done: list[Delivery]
     """Handled and to be acknowledged."""
 
+    async def enter(self, batch: Sequence[Delivery]) -> None:
+        """Take possession of the lanes that a received batch is the first of, before any of it may be handled.
+
+        Raises Unavailable: to be tried again.
+        """
+        ...
+
     def admit(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
         """Take note of a received batch; returns what of it is to be handled."""
         ...
@@ -100,6 +107,9 @@ class Unsettled:
         self.done: list[Delivery] = []
         self._wake = asyncio.Event()
         self._running = True
+
+    async def enter(self, batch: Sequence[Delivery]) -> None:
+        pass  # no lanes, or none that are kept
 
     def admit(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
         return batch
@@ -162,6 +172,9 @@ class Individual:
         self._loop = asyncio.get_running_loop()
         self._running = True
         self._lock = asyncio.Lock()
+
+    async def enter(self, batch: Sequence[Delivery]) -> None:
+        pass  # no lanes, or none that are kept
 
     def admit(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
         return batch

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from typing import cast
 
 import msgspec
+from msgspec import structs
 
 from .clock import Clock, Timer
 from .driver import Delivery, Settlement, Source, Verdict
@@ -86,12 +87,42 @@ class Cumulative:
         self.done: list[Delivery] = []
         self._quiet: list[Delivery] = []
         self._open: dict[str, Lane] = {}
+        self._notes: dict[str, Note] = {}
+        """As found, of lanes that are ours and of which nothing was admitted yet."""
         self._since = 0
         self._wake: asyncio.Future[None] | None = None
         self._timer: Timer | None = None
         self._loop = asyncio.get_running_loop()
         self._running = True
         self._lock = asyncio.Lock()
+
+    async def enter(self, batch: Sequence[Delivery]) -> None:
+        """Store the fence of each new lane: its next owner, whenever he comes, has to have a higher one.
+
+        Nothing is finished yet, so that the watermark stays right before the lane's first message.
+        """
+        new: dict[str, Delivery] = {}
+        for delivery in batch:
+            if delivery.lane not in self._open:
+                new.setdefault(delivery.lane, delivery)
+        if not new:
+            return
+        begun: list[Settlement] = []
+        found: dict[str, Note] = {}
+        for first in new.values():
+            offset = _offset(first)
+            note = found[first.lane] = self._note_of(first.lane)
+            text = msgspec.json.encode(structs.replace(note, fence=note.fence + 1)).decode()
+            if len(text) > self._limit:
+                text = msgspec.json.encode(Note(fence=note.fence + 1)).decode()
+            before = structs.replace(first, body=None, native=None, token=_with_offset(first, offset - 1))
+            begun.append(Settlement(before, ACK, 0.0, text if len(text) <= self._limit else ""))
+        async with self._lock:
+            errors = await self._source.settle(begun)
+        for error in errors:
+            if isinstance(error, (Unavailable, NotSent, MaybeSent)):
+                raise Unavailable(f"{error}; taking possession is tried again") from error
+        self._notes.update(found)
 
     def admit(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
         """Track a received batch; returns it without what is known to be finished."""
@@ -116,16 +147,16 @@ class Cumulative:
         return fresh
 
     def _begin(self, first: Delivery, offset: int) -> Lane:
-        text = self._source.note(first.lane)
-        note = Note()
-        if text:
-            try:
-                note = msgspec.json.decode(text, type=Note)
-            except msgspec.DecodeError:  # a note of another program: nothing is known to be finished ahead
-                note = Note()
+        note = self._notes.pop(first.lane, None) or self._note_of(first.lane)
         if note.attempts > 0 and offset == note.base and first.token not in self._failures:
             self._failures[first.token] = note.attempts
         return Lane(note, offset)
+
+    def _note_of(self, lane: str) -> Note:
+        try:
+            return msgspec.json.decode(self._source.note(lane) or "{}", type=Note)
+        except msgspec.DecodeError:  # a note of another program: nothing is known to be finished ahead
+            return Note()
 
     def kick(self, n: int) -> None:
         if self._timer is None:
@@ -290,11 +321,13 @@ class Cumulative:
     def lose(self, lanes: Sequence[str]) -> None:
         for name in lanes:
             self._open.pop(name, None)
+            self._notes.pop(name, None)
 
     def forget(self) -> None:
         self._lanes.free_all([*self.done, *self._quiet])
         self.done, self._quiet = [], []
         self._open.clear()
+        self._notes.clear()
 
     def stop(self) -> None:
         self._running = False
@@ -307,3 +340,9 @@ def _offset(delivery: Delivery) -> int:
         token = cast("tuple[object, ...]", token)[-1]
     assert isinstance(token, int)
     return token
+
+
+def _with_offset(delivery: Delivery, offset: int) -> Hashable:
+    """The token of another place in the same lane."""
+    token: object = delivery.token
+    return (*cast("tuple[object, ...]", token)[:-1], offset) if isinstance(token, tuple) else offset

@@ -74,6 +74,8 @@ class LogSource:
         """[partition, next offset] by lane."""
         self.faults: list[BaseException] = []
         """Raised by the next calls of `settle`."""
+        self.slow = 0.0
+        """Seconds that a settlement takes."""
         self._closed = False
         self._wake = asyncio.Event()
         self.limits: list[int] = []
@@ -127,7 +129,7 @@ class LogSource:
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         if self.faults:
             raise self.faults.pop(0)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.slow)
         outcomes: list[TransportError | None] = []
         for s in batch:
             assert s.verdict is Verdict.ACK
@@ -146,7 +148,8 @@ class LogSource:
     async def assign(self, topics: Mapping[str, Fence | None]) -> None: ...
 
     def note(self, lane: str) -> str:
-        return self._log.partitions[self.lanes[lane][0]].note
+        place = self.lanes.get(lane)
+        return "" if place is None else self._log.partitions[place[0]].note
 
     def headers(self, delivery: Delivery) -> Headers:
         return []

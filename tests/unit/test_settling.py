@@ -295,6 +295,46 @@ async def test_a_new_owner_takes_attempts_fence_and_what_is_finished_ahead_from_
 
 
 @virtual
+async def test_a_fence_is_stored_before_anything_is_handled() -> None:
+    log = Log()
+    log.append(None, b"0")
+    fences: list[int] = []
+    for _ in range(3):  # owners that die before they finish anything
+        owner = Owner(log)
+        batch = await owner.source.receive(1)
+        await owner.settler.enter(batch)
+        stored = msgspec.json.decode(log.partitions[0].note, type=Note)
+        (delivery,) = owner.settler.admit(batch)
+        assert stored.fence == delivery.fence
+        fences.append(delivery.fence)
+    assert fences == [1, 2, 3]
+    assert log.partitions[0].committed == 0
+
+
+@virtual
+async def test_entering_keeps_what_the_note_tells_and_is_tried_again() -> None:
+    log = Log()
+    for n in range(4):
+        log.append(None, b"%d" % n)
+    first = Owner(log)
+    await first.receive(4)
+    for n in (0, 2):
+        first.finish(n)
+    first.failures["t", 0, 1] = 4
+    await first.settler.flush()
+    for _ in range(2):
+        owner = Owner(log)
+        batch = await owner.source.receive(4)
+        owner.source.faults = [Unavailable("gone")]
+        with pytest.raises(Unavailable):
+            await owner.settler.enter(batch)
+        await owner.settler.enter(batch)
+        assert [d.token[-1] for d in owner.settler.admit(batch)] == [1, 3]  # type: ignore[index]
+        assert owner.failures == {("t", 0, 1): 4}
+        assert log.partitions[0].committed == 1
+
+
+@virtual
 async def test_what_is_finished_ahead_does_not_stay_in_memory() -> None:
     log = Log()
     for _ in range(1000):
@@ -377,6 +417,32 @@ async def test_a_lane_lost_and_assigned_again_while_its_handler_runs() -> None:
     assert not consumer.lanes.moved
     assert not consumer.lanes.chains
     await consumer.stop(asyncio.get_running_loop().time() + 5)
+
+
+@virtual
+async def test_what_was_received_of_a_lane_that_is_taken_away_meanwhile_is_not_handled() -> None:
+    log = Log()
+    seen: list[bytes] = []
+
+    async def handle(message: Message[Any]) -> None:
+        seen.append(message.body)
+
+    consumer, _ = a_consumer(log, handle)
+    await consumer.ready
+    source = log.sources[0]
+    source.slow = 1.0
+    log.append("k", b"0")
+    source.give(0)
+    await asyncio.sleep(0.5)  # the lane is being entered
+    await source.take(0, lost=True)
+    await asyncio.sleep(5)
+    assert not seen
+    assert not consumer.lanes.held
+    source.slow = 0.0
+    source.give(0)
+    await until(lambda: seen == [b"0"])
+    await consumer.stop(asyncio.get_running_loop().time() + 5)
+    assert log.partitions[0].committed == 1
 
 
 @virtual
