@@ -67,10 +67,12 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     dedup: str | None = None
     """Token of one logical send. A broker that deduplicates may drop a second message with the same token."""
     due: float | None = None
-    """Not to be delivered before, unix seconds; only where `capabilities.delay` reaches that far."""
+    """Not to be delivered before, unix seconds; only where `capabilities.delay` reaches that far: the core asks for
+    no more, and a driver that is asked all the same refuses, or keeps it."""
     expires: float | None = None
     """Worthless after, unix seconds. A driver may use the broker's time-to-live, or ignore it: the core judges too."""
     priority: int | None = None
+    """Only where `capabilities.priority`; elsewhere the core refuses it."""
     private: bool = False
     """Read by one group alone (retry, delay, dead letter, reply): a topic that `send` may create without a plan."""
     marked: bool = False
@@ -133,6 +135,7 @@ class Subscription:
     """Unique, new at every start: bus name, host, pid, random."""
     start: Start = "new"
     order: Order = Order.NONE
+    """For a group at most `capabilities.order`; a driver raises Unsupported for more."""
     lease: float = 30.0
     """Seconds after which the unsettled deliveries of a dead member go to others."""
     outstanding: int = 5000

@@ -24,7 +24,7 @@ from switchgear.driver import (
     Subscription,
     TopicInfo,
 )
-from switchgear.errors import MaybeSent, NotSent, Refused, TransportError, Unavailable
+from switchgear.errors import MaybeSent, NotSent, Refused, TransportError, Unavailable, Unsupported
 
 from . import admin, entries, scripts
 from .broadcast import BroadcastSource
@@ -227,12 +227,17 @@ class RedisTransport:
             outcomes[:] = [error if outcome is None else outcome for outcome in outcomes]
 
     async def subscribe(self, subscription: Subscription, revoked: Revoked) -> GroupSource | BroadcastSource:
-        """Join, creating stream and group. Raises Unavailable, Refused."""
+        """Join, creating stream and group. Raises Unavailable, Refused, Unsupported for an order of several members."""
         source: GroupSource | BroadcastSource
         if subscription.group is None:
             source = BroadcastSource(
                 self._wire, self._settings, self.capabilities, subscription, self._sources.discard
             )  # fmt: skip
+        elif subscription.order > self.capabilities.order:
+            raise Unsupported(
+                f"{self._settings.address}: the members of a group of a stream share its entries in no order: "
+                "subscribe with order NONE, under a lease"
+            )
         else:
             source = GroupSource(
                 self._wire, self._settings, self.capabilities, subscription, revoked, self._sources.discard
