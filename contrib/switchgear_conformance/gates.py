@@ -30,6 +30,8 @@ DRIVER: dict[str, Declared] = {
     "nack_delay": lambda c, _: bool(c.retry_delay),
     "lease": lambda c, _: c.lease_cap > 0,
     "fencing": lambda c, _: c.fencing,
+    "fences": lambda c, t: c.groups and c.order < Order.KEY and isinstance(t, Registry),  # the core leases partitions
+    "counting": lambda c, _: c.counting != "none",
     "replay": lambda c, _: "earliest" in c.starts,
     "replay_time": lambda c, _: "time" in c.starts,
     "persistent": lambda c, _: c.persistent,

@@ -1,0 +1,108 @@
+"""Bugs in what changes hands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from switchgear.driver import (
+    Capabilities,
+    Delivery,
+    Fence,
+    Order,
+    Outgoing,
+    Registry,
+    Revoked,
+    Settlement,
+    Source,
+    Subscription,
+    Transport,
+    Verdict,
+)
+from switchgear.errors import Lost, TransportError
+
+from .bug import Bug
+
+
+class ExtendsWhatIsLost(Bug):
+    """EXTEND says that all is well, also of what another member has."""
+
+    fails = {"81.driver", "81.driver.keys"}
+
+    async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
+        outcomes = await s.settle(batch)
+        extended = [one.verdict is Verdict.EXTEND for one in batch]
+        return [None if e and isinstance(o, Lost) else o for e, o in zip(extended, outcomes, strict=True)]
+
+
+class FenceStandsStill(Bug):
+    """The fence is there, and the same for whoever holds a key."""
+
+    fails = {"82.driver", "82.bus"}
+
+    async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
+        found = await s.receive(limit, held)
+        for d in found:
+            d.fence = min(d.fence, 1)
+        return found
+
+
+class ReleasedToTheEnd(Bug):
+    """What is given back is put at the end of its topic."""
+
+    fails = {"82.driver.return", "87.bus.keys"}
+
+    async def connect(self, t: Transport, deadline: float) -> None:
+        self._transport = t
+        await t.connect(deadline)
+
+    async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
+        released = [one.verdict is Verdict.RELEASE for one in batch]
+        batch = [Settlement(one.delivery, Verdict.ACK) if r else one for one, r in zip(batch, released, strict=True)]
+        outcomes = await s.settle(batch)
+        for one, r, outcome in zip(batch, released, outcomes, strict=True):
+            if r and outcome is None:
+                d = one.delivery
+                again = Outgoing(d.topic, d.body, d.media, s.headers(d), d.key, marked=d.marked)
+                await self._transport.send([again], math.inf)
+        return outcomes
+
+
+class LeasesUnread(Bug):
+    """It leaves the order to the core's leases, looks at no revision, and gives up no topic."""
+
+    fails = {"81.driver.lanes", "82.driver.lanes", "87.driver.lanes", "82.bus"}
+
+    def capabilities(self, c: Capabilities) -> Capabilities:
+        return replace(c, order=Order.NONE)
+
+    async def assign(self, s: Source, topics: Mapping[str, Fence | None]) -> None:
+        """Nothing."""
+
+
+class JoiningSkips(Bug):
+    """A member that joins others begins behind what waits for them."""
+
+    fails = {"87.driver", "87.bus"}
+
+    async def connect(self, t: Transport, deadline: float) -> None:
+        self._transport = t
+        await t.connect(deadline)
+
+    async def subscribe(self, t: Transport, subscription: Subscription, revoked: Revoked) -> Source:
+        source = await t.subscribe(subscription, revoked)
+        assert isinstance(t, Registry)
+        if subscription.group is not None:
+            self._row = f"mutant/{subscription.group}/{min(subscription.topics)}"
+            if await t.read(self._row):
+                await source.settle([Settlement(d, Verdict.ACK) for d in await source.receive(1000)])
+            await t.write(self._row, b"joined", expect=None, ttl=None)
+        return source
+
+    async def close_source(self, s: Source) -> None:
+        assert isinstance(self._transport, Registry)
+        with suppress(TransportError, AttributeError):
+            await self._transport.write(self._row, None, expect=None, ttl=None)
+        await s.close()
