@@ -64,7 +64,7 @@ async def replay_time(c: Context) -> None:
 
 @case(44, "groups", "replay", "seekable", part="seek")
 async def replay_seek(c: Context) -> None:
-    """A stopped group is moved to the start, a time, a position, the end; one that is read is not, nor an unknown one."""
+    """A stopped group is moved to the start, a time, a position, the end; one that is read is not, nor an unknown."""
     t = await c.open()
     assert isinstance(t, Seekable)
     group = c.namespace + "group"
