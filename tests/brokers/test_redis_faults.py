@@ -1,6 +1,6 @@
 """The Redis driver when the server dies, hangs, refuses or forgets."""
 
-# ruff: noqa: ASYNC110, ASYNC240  (what they wait for happens on the server)
+# ruff: noqa: ASYNC110  (what they wait for happens on the server)
 
 from __future__ import annotations
 
@@ -28,10 +28,22 @@ from switchgear.errors import (
 )
 from switchgear.plugins import open_transport
 from switchgear_redis.transport import RedisTransport
-from tests.brokers.broker import HOST, Broker, free_ports
+from tests.brokers.broker import HOST, Broker
 from tests.brokers.certificates import Certificates
 from tests.brokers.fixtures import OwnRedis
-from tests.brokers.test_redis_transport import ACK, EXTEND, RELEASE, RETRY, bodies, member, send, settle, soon, take
+from tests.brokers.test_redis_transport import (
+    ACK,
+    EXTEND,
+    RELEASE,
+    RETRY,
+    blocked,
+    bodies,
+    member,
+    send,
+    settle,
+    soon,
+    take,
+)
 
 pytestmark = pytest.mark.redis
 Opener = Callable[[str], Awaitable[RedisTransport]]
@@ -62,13 +74,27 @@ async def raw(broker: Broker, *command: str) -> object:
         await client.aclose()
 
 
+async def until_blocked(broker: Broker, count: int) -> None:
+    """Wait until so many reads are blocking on the server."""
+    client = Redis.from_url(broker.url)
+    await blocked(client, count)
+    await client.aclose()
+
+
 async def until_reconnected(transport: RedisTransport) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             with suppress(Unavailable):
-                await transport.connect(soon(1))
+                await transport.connect(soon(5))
                 return
             await asyncio.sleep(0.02)
+
+
+def impatient(transport: RedisTransport, seconds: float) -> None:
+    """As `?timeout=` does from the beginning, for a server that answered until now."""
+    assert transport._open is not None
+    object.__setattr__(transport._settings.tuning, "timeout", seconds)
+    transport._open.patience = seconds
 
 
 # ---- the server goes away -------------------------------------------------------------------------------------------
@@ -84,7 +110,7 @@ async def test_killed_and_restarted(own_redis: OwnRedis, opened: Opener) -> None
     assert await settle(source, ACK, a) == [None]
     assert await settle(source, RETRY, c, seconds=0.5) == [None]
     waiting = asyncio.create_task(source.receive(10))
-    await asyncio.sleep(0.05)
+    await until_blocked(broker, 1)
     broker.kill()
     with pytest.raises(Unavailable, match="redis://127"):
         await waiting
@@ -100,7 +126,7 @@ async def test_killed_and_restarted(own_redis: OwnRedis, opened: Opener) -> None
     await until_reconnected(transport)
     await send(transport, "t", "d")
     got: dict[str, Delivery] = {}
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(got) < 3:
             got |= {(d.body or b"").decode(): d for d in await source.receive(10)}
     assert set(got) == set("bcd")
@@ -146,39 +172,40 @@ async def test_nothing_acknowledged_is_lost_by_sigkill(own_redis: OwnRedis, open
 
 async def test_paused_server_is_bounded(own_redis: OwnRedis, opened: Opener) -> None:
     broker = own_redis()
-    transport = await opened(f"{broker.url}?timeout=0.5")
+    transport = await opened(broker.url)
     source = await member(transport, "t")
     await send(transport, "t", "a")
     [a] = await take(source, 1)
-    broker.pause()
-    began = time.monotonic()
+    broker.pause()  # from here on whatever has no bound never ends
     with pytest.raises(MaybeSent, match="before the answer came"):
         await transport.send([Outgoing(topic="t", body=b"b")], soon(0.3))
-    assert time.monotonic() - began < 1
+    impatient(transport, 0.5)
     results = await asyncio.gather(
         source.receive(10), settle(source, ACK, a), transport.connect(soon(0.3)), return_exceptions=True
     )
     assert [type(result) for result in results] == [Unavailable] * 3
-    assert time.monotonic() - began < 4
+    impatient(transport, 60.0)
     broker.resume()
     await until_reconnected(transport)
     # `b` was stored after all, as MaybeSent says, and what the paused server handed to nobody is read back
-    got = {(d.body or b"").decode() for _ in range(3) for d in await source.receive(10)}
-    assert got - {"a"} == {"b"}
+    got: set[str] = set()
+    async with asyncio.timeout(60):
+        while "b" not in got:
+            got |= set(bodies(await source.receive(10)))
+    assert got <= {"a", "b"}
     assert await transport.lag(["t"], "g") in ({"t": 1}, {"t": 2})
 
 
 async def test_close_is_bounded_while_the_server_hangs(own_redis: OwnRedis, opened: Opener) -> None:
     broker = own_redis()
-    transport = await opened(f"{broker.url}?timeout=0.5")
+    transport = await opened(broker.url)
     source = await member(transport, "t")
     everybody = await member(transport, "t", group=None)
     waiting = [asyncio.create_task(s.receive(10)) for s in (source, everybody)]
-    await asyncio.sleep(0.05)
+    await until_blocked(broker, 2)
+    impatient(transport, 0.5)
     broker.pause()
-    began = time.monotonic()
     await transport.close()
-    assert time.monotonic() - began < 3
     assert [list(got) for got in await asyncio.gather(*waiting)] == [[], []]
 
 
@@ -261,24 +288,19 @@ async def test_destroyed_group_goes_on_where_it_was(own_redis: OwnRedis, opened:
 
 
 async def test_nobody_listens() -> None:
-    transport = open_transport(f"redis://:secret@{HOST}:{free_ports(1)[0]}")
-    began = time.monotonic()
+    transport = open_transport(f"redis://:secret@{HOST}:1?timeout=3600")
     with pytest.raises(Unavailable, match="cannot be reached") as error:
-        await transport.connect(soon())
-    assert time.monotonic() - began < 2
+        await transport.connect(soon(3600))
     assert "secret" not in str(error.value)
     await transport.close()
 
 
 async def test_a_listener_that_never_answers() -> None:
     with socket.create_server((HOST, 0)) as silent:
-        transport = open_transport(f"redis://{HOST}:{silent.getsockname()[1]}?timeout=0.3")
-        began = time.monotonic()
-        with pytest.raises(Unavailable):
-            await transport.connect(soon(1))
-        with pytest.raises(Unavailable):
-            await transport.connect(soon(0.1))
-        assert time.monotonic() - began < 2
+        transport = open_transport(f"redis://{HOST}:{silent.getsockname()[1]}?timeout=3600")
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await transport.connect(soon(0.1))
         await transport.close()
 
 
@@ -307,8 +329,10 @@ async def test_passwords(own_redis: OwnRedis, opened: Opener) -> None:
 
 
 async def test_read_only_replica(own_redis: OwnRedis, opened: Opener) -> None:
-    primary = own_redis()
+    primary = own_redis({"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0"})
     replica = own_redis({"replicaof": f"{HOST} {primary.ports[0]}"})
+    while "'master_link_status': 'up'" not in str(await raw(replica, "INFO", "replication")):
+        await asyncio.sleep(0.02)
     assert "let the URL name the primary" in await fails(replica.url, Refused)
     transport = await opened(primary.url)
     source = await member(transport, "t")
@@ -385,27 +409,31 @@ async def test_a_user_without_scripts_is_refused_at_once(own_redis: OwnRedis) ->
 # ---- replicas -------------------------------------------------------------------------------------------------------
 
 
-async def test_waiting_for_replicas(own_redis: OwnRedis, opened: Opener) -> None:
+async def test_waiting_for_replicas(own_redis: OwnRedis, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("switchgear_redis.transport.MARGIN", 60.0)  # the server's answer is not late
     primary = own_redis({"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0"})
     transport = await opened(f"{primary.url}?wait=1")
-    [outcome] = await transport.send([Outgoing(topic="t", body=b"alone")], soon(0.5))
+    [outcome] = await transport.send([Outgoing(topic="t", body=b"alone")], soon(60.3))
     assert type(outcome) is MaybeSent
     assert "wait=1" in str(outcome)
     own_redis({"replicaof": f"{HOST} {primary.ports[0]}"})
-    async with asyncio.timeout(10):
-        while list(await transport.send([Outgoing(topic="t", body=b"two")], soon(1))) != [None]:
+    async with asyncio.timeout(120):
+        while list(await transport.send([Outgoing(topic="t", body=b"two")], soon(61))) != [None]:
             pass
 
 
-async def test_waiting_for_disks(own_redis: OwnRedis, opened: Opener, redis_version: str) -> None:
+async def test_waiting_for_disks(
+    own_redis: OwnRedis, opened: Opener, redis_version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("switchgear_redis.transport.MARGIN", 60.0)  # the server's answer is not late
     broker = own_redis()
     if redis_version == "7":  # 7.0 does not have it
         assert "lacks WAITAOF" in await fails(f"{broker.url}?waitaof=0", Unsupported)
         return
     transport = await opened(f"{broker.url}?waitaof=0")
-    assert list(await transport.send([Outgoing(topic="t", body=b"x")], soon())) == [None]
+    assert list(await transport.send([Outgoing(topic="t", body=b"x")], soon(120))) == [None]
     transport = await opened(f"{broker.url}?waitaof=1")
-    [outcome] = await transport.send([Outgoing(topic="t", body=b"x")], soon(0.5))
+    [outcome] = await transport.send([Outgoing(topic="t", body=b"x")], soon(60.3))
     assert type(outcome) is MaybeSent
     assert "waitaof=1" in str(outcome)
 
@@ -452,10 +480,12 @@ async def test_no_task_or_socket_is_left(own_redis: OwnRedis) -> None:
             await take(source, 30)
         await transport.close()
 
-    await use("a")
-    await asyncio.sleep(0.05)
-    tasks, files = len(asyncio.all_tasks()), len(list(Path("/proc/self/fd").iterdir()))
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    await use("a")  # what is made once is made now
+    files = open_files()
     await use("b")
-    await asyncio.sleep(0.05)
-    assert len(asyncio.all_tasks()) == tasks
-    assert len(list(Path("/proc/self/fd").iterdir())) == files
+    async with asyncio.timeout(60):  # the loop closes sockets a moment later
+        while asyncio.all_tasks() != {asyncio.current_task()} or open_files() > files:
+            await asyncio.sleep(0.01)
