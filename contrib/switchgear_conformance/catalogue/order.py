@@ -258,11 +258,11 @@ async def order_total_through_bus(c: Context) -> None:
     """A totally ordered topic is handled one message at a time, in line, by however many handlers and members."""
     said: list[str] = []
     one, two = recorded(c, LINE, said), recorded(c, LINE, said)
-    sent = [f"k{i % 5}:{i}" for i in range(60)]
+    sent = [f"k{i}:{i}" for i in range(120)]  # more than one member takes at once
     async with one.serving():
         await c.serve(two)
-        await one.publish_many(LINE, sent[:30])
-        await c.eventually(lambda: done(said) >= 30, "the first half is handled")
-    await two.publish_many(LINE, sent[30:])
-    await c.eventually(lambda: done(said) >= 60, "all are handled")
+        await one.publish_many(LINE, sent[:60])
+        await c.eventually(lambda: done(said) >= 60, "the first half is handled")
+    await two.publish_many(LINE, sent[60:])
+    await c.eventually(lambda: done(said) >= 120, "all are handled")
     in_line(said, sent)
