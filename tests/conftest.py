@@ -15,7 +15,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 settings.register_profile("switchgear", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("switchgear")
 
-pytest_plugins = ["tests.brokers.fixtures"]
+pytest_plugins = ["tests.brokers.fixtures", "tests.brokers.kafka_fixtures"]
 
 
 def pytest_configure() -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from aiokafka import errors as kafka
 from aiokafka.protocol.admin import AlterConfigsRequest, CreateTopicsRequest, DescribeConfigsRequest
 
-from switchgear.errors import Refused
+from switchgear.errors import NotFound, Refused
 
-from .wire import Wire, raise_for
+from .wire import EARLIEST, Wire, raise_for
 
 TOPIC, BROKER = 2, 4  # kinds of configured things
 DYNAMIC = 1  # where a value comes from: set for this topic
@@ -58,7 +59,9 @@ async def create(
         found = await wire.partitions(topic, fresh=True)
         leaders = [wire.client.cluster.leader_for_partition(tp) for tp in found]
         if found and all(leader is not None and leader != -1 for leader in leaders):
-            return made
+            with suppress(NotFound):
+                await wire.offsets(dict.fromkeys(found, EARLIEST))  # once its leaders say that they are
+                return made
         await asyncio.sleep(wire.patience / 100)
     raise Refused(f"{wire.at}: topic {topic!r} was made, and no broker leads all of its partitions")
 
