@@ -138,7 +138,59 @@ async def consume(
                 say("settled", (d.body or b"").decode())
 
 
-ROLES: dict[str, Callable[..., Awaitable[None]]] = {"publish": publish, "consume": consume}
+async def late(url: str, topic: str, group: str, lease: str) -> None:
+    """ "ready", then "got BODY" of one message, and then it stops itself (SIGSTOP). Let go on, it acknowledges and says
+    what came of that, "settled" or the error's name, and leaves: "left"."""
+    transport = open_transport(url)
+    loop = asyncio.get_running_loop()
+    await transport.connect(loop.time() + 10)
+    source = await transport.subscribe(
+        Subscription(topics={topic: None}, group=group, consumer=f"child-{os.getpid()}", lease=float(lease)), _ignore
+    )
+    await source.receive(0)
+    say("ready")
+    while not (got := await source.receive(1)):
+        pass
+    say("got", (got[0].body or b"").decode())
+    os.kill(os.getpid(), signal.SIGSTOP)
+    try:
+        (outcome,) = await source.settle([Settlement(got[0], Verdict.ACK)])
+    except TransportError as error:
+        outcome = error
+    say(type(outcome).__name__ if outcome else "settled")
+    await source.close()
+    await transport.close()
+    say("left")
+
+
+async def handle(url: str, namespace: str, topic: str, group: str, lease: str) -> None:
+    """A bus that serves: "ready", then for each message "begin BODY" and "end BODY". During the first message it stops
+    itself (SIGSTOP), with the whole process."""
+    from switchgear import Bus
+
+    bus = Bus(url, name="child", namespace=namespace, config={})
+    stopped = False
+
+    @bus.subscribe(topic, group=group, lease=float(lease))
+    async def note(body: str) -> None:
+        nonlocal stopped
+        say("begin", body)
+        if not stopped:
+            stopped = True
+            os.kill(os.getpid(), signal.SIGSTOP)
+        say("end", body)
+
+    async with bus.serving():
+        say("ready")
+        await asyncio.Event().wait()
+
+
+ROLES: dict[str, Callable[..., Awaitable[None]]] = {
+    "publish": publish,
+    "consume": consume,
+    "late": late,
+    "handle": handle,
+}
 
 
 def main() -> None:

@@ -149,6 +149,11 @@ class Line:
         for way in ways or ("up", "down"):
             self.gates[way].clear()
 
+    def strand(self) -> None:
+        """Forward nothing any more on the connections that are there, for good, and tell neither end; new ones work."""
+        for connection in self._connections:
+            connection.gates = {"up": asyncio.Event(), "down": asyncio.Event()}
+
     async def down(self) -> None:
         """Cut every connection and refuse new ones, until `heal`."""
         for proxy in self._proxies:
@@ -239,6 +244,7 @@ class Connection:
     ) -> None:
         self._line, self._upstream = line, upstream
         self._client = (reader, writer)
+        self.gates = line.gates
         self._sent: dict[Cut, int] = {}
         """By cut, bytes that have gone up since."""
         self._left: dict[Cut, int] = {}
@@ -259,7 +265,7 @@ class Connection:
             await _together(self._pump("up", self._client[0], writer), self._pump("down", reader, self._client[1]))
             whole = True
         except OSError:  # the broker is not there, or one end is gone: so is the other, as soon as it can hear of it
-            for gate in self._line.gates.values():
+            for gate in self.gates.values():
                 await gate.wait()
         except Severed:
             pass
@@ -291,11 +297,11 @@ class Connection:
             if (wait := due - time()) > 0:
                 await asyncio.sleep(wait)
             if not data:
-                await line.gates[way].wait()
+                await self.gates[way].wait()
                 writer.write_eof()
                 return
             while data:
-                await line.gates[way].wait()
+                await self.gates[way].wait()
                 faults = line.faults
                 piece, data = data[: faults.piece], data[faults.piece :]
                 if faults.bandwidth:

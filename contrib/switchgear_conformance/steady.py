@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from switchgear.driver import Delivery, Order, Outgoing, Transport
@@ -121,7 +122,5 @@ class Reader:
         """Close the source."""
         member, self._member = self._member, None
         if member is not None:
-            try:
+            with suppress(TransportError):  # what it held returns after its lease
                 await member.close()
-            except TransportError:
-                pass  # what it held returns after its lease

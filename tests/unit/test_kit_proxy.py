@@ -218,6 +218,20 @@ async def test_black_hole_of_responses_alone(line: Line, broker: Broker, clients
     assert await said(reader, 5) == b"asked"
 
 
+async def test_stranded_connections_stay_silent_for_good(line: Line, broker: Broker, clients: list[Client]) -> None:
+    old, old_writer = await client(line, clients)
+    old_writer.write(b"a")
+    await said(old, 1)
+    line.strand()
+    old_writer.write(b"b")
+    new, new_writer = await client(line, clients)
+    new_writer.write(b"c")
+    assert await said(new, 1) == b"c"
+    await line.heal()
+    await silent(old)
+    assert broker.got == b"ac"
+
+
 async def test_a_broker_hears_of_a_reset_in_a_black_hole_when_it_ends(
     line: Line, broker: Broker, clients: list[Client]
 ) -> None:
