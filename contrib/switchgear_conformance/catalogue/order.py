@@ -124,10 +124,13 @@ async def order_per_key_agree(c: Context) -> None:
 
 
 def recorded(c: Context, topic: Topic[str], said: list[str], failing: str = "") -> Bus:
-    """A bus whose handler says "+ body" when it begins and "- body" when it is done; of `failing` it fails twice."""
+    """A bus whose handler says "+ body" when it begins and "- body" when it is done; of `failing` it fails twice.
+
+    Its window leaves something to other members.
+    """
     bus = c.bus()
 
-    @bus.subscribe(topic, group="group", concurrency=8, retry=Retry(base=0.2))
+    @bus.subscribe(topic, group="group", concurrency=8, window=20, retry=Retry(base=0.2))
     async def handle(message: Message[str]) -> None:
         said.append(f"+ {message.body}")
         await asyncio.sleep(c.random.choice([0, 0, 0.003]))
@@ -258,7 +261,7 @@ async def order_total_through_bus(c: Context) -> None:
     """A totally ordered topic is handled one message at a time, in line, by however many handlers and members."""
     said: list[str] = []
     one, two = recorded(c, LINE, said), recorded(c, LINE, said)
-    sent = [f"k{i}:{i}" for i in range(120)]  # more than one member takes at once
+    sent = [f"k{i}:{i}" for i in range(120)]
     async with one.serving():
         await c.serve(two)
         await one.publish_many(LINE, sent[:60])
