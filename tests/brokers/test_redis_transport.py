@@ -789,6 +789,14 @@ async def test_seek(transport: RedisTransport, topic: str) -> None:
         await transport.seek(topic, "g", "yesterday")
 
 
+async def test_a_member_that_has_read_nothing_yet_is_there(transport: RedisTransport, topic: str) -> None:
+    source = await member(transport, topic)
+    with pytest.raises(Refused, match="stop it, then seek"):
+        await transport.seek(topic, "g", "earliest")
+    await source.close()
+    await transport.seek(topic, "g", "earliest")
+
+
 async def test_a_member_without_room_is_alive(transport: RedisTransport, topic: str, client: Redis) -> None:
     source = await member(transport, topic)
     await send(transport, topic, "x")

@@ -83,7 +83,9 @@ class GroupSource:
         made = [("XGROUP", "CREATE", name, self._group, id, "MKSTREAM") for name, id in zip(topics, start, strict=True)]
         lease = int(self._subscription.lease * 1000)
         told = [("HSET", scripts.leases(name, self._group), self._member, lease) for name in topics]
-        for reply in await wire.ask([*made, *told], wire.soon()):
+        # seen by others, a `seek` for one, before it has read anything
+        joined = [("XGROUP", "CREATECONSUMER", name, self._group, self._member) for name in topics]
+        for reply in await wire.ask([*made, *told, *joined], wire.soon()):
             if isinstance(reply, ResponseError) and "BUSYGROUP" not in str(reply):
                 raise refusal(wire.address, reply) from reply
         return start
