@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from switchgear_conformance.case import case
 from switchgear_conformance.context import Context
+from switchgear_conformance.models.envelopes import Envelopes, Values, envelopes, values
+from switchgear_conformance.models.groups import Groups, groups
+from switchgear_conformance.models.log import Journal, Log, journals, logs
 from switchgear_conformance.models.play import explore
 from switchgear_conformance.models.queue import Queue, queues
 
@@ -26,3 +29,33 @@ async def queue_machine_ordered(c: Context) -> None:
 async def queue_machine_total(c: Context) -> None:
     """The same with one order over all."""
     await explore(c, Queue, queues(c, "TOTAL"), examples=40)
+
+
+@case(74, bound=BOUND)
+async def roundtrip_property(c: Context) -> None:
+    """Any body, key, content type and headers within the limits arrive as they were sent."""
+    await explore(c, Envelopes, envelopes(c), examples=60)
+
+
+@case(74, level="bus", bound=BOUND)
+async def roundtrip_property_through_bus(c: Context) -> None:
+    """Any value is handled as it was published, with its id, key, headers and time of expiry."""
+    await explore(c, Values, values(c), examples=60)
+
+
+@case(76, "replay", bound=BOUND)
+async def ordered_log_machine(c: Context) -> None:
+    """A group that begins at the earliest message reads the whole log, and of each key always what comes next."""
+    await explore(c, Log, logs(c), examples=60)
+
+
+@case(76, "replay", "order>=key", level="bus", bound=BOUND)
+async def ordered_log_machine_through_bus(c: Context) -> None:
+    """A consumer that begins at the earliest message reads the whole log, each key in order."""
+    await explore(c, Journal, journals(c), examples=40)
+
+
+@case(77, "groups", bound=BOUND)
+async def group_machine(c: Context) -> None:
+    """Each group gets what was sent since it is there, or since where it was moved, whoever joins and leaves."""
+    await explore(c, Groups, groups(c), examples=60)
