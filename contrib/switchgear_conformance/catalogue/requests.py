@@ -63,7 +63,7 @@ async def request_reply_failure_through_bus(c: Context) -> None:
 @case(56, "groups", "broadcast", level="bus", part="timeout")
 async def request_reply_timeout_through_bus(c: Context) -> None:
     """Without an answer a request ends in time; the answer that comes too late is nobody's."""
-    bus, asked = c.bus(), c.log()
+    bus, asked = c.bus(grace=1), c.log()
     late = asyncio.Event()
 
     @bus.subscribe(prices, group="pricing", concurrency=8)
