@@ -15,6 +15,8 @@ from tests.brokers.fixtures import OwnRedis, own_redis
 __all__ = ["own_redis"]
 
 LEASE = 3.0
+ENDLESS = 3600.0
+"""A lease that ends in no test: what comes again did not wait for that, and no stall of the machine brings it."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class Consuming(msgspec.Struct, kw_only=True):
     """Share of the keys whose messages always fail."""
     grace: float = 10.0
     write: bool = True
+    tell: bool = False
+    """Whether a handler says that it has begun."""
 
 
 class Broken(Exception):
@@ -46,6 +48,8 @@ def create() -> Bus:
         retry=Retry(attempts=None, base=0.05, cap=2.0), dead_letter=False,
     )  # fmt: skip
     async def handle(job: Job, message: Message[Job]) -> None:
+        if given.tell:
+            print("begun", job.id, flush=True)
         if given.stuck and zlib.crc32(job.key.encode()) % 10_000 < given.stuck * 10_000:
             raise Broken
         if given.work:

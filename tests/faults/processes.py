@@ -19,7 +19,7 @@ from .oracle import Oracle
 
 ROOT = Path(__file__).parents[2]
 POLL = 0.02  # seconds between two looks at what a process has written
-PATIENCE = 30.0
+PATIENCE = 120.0  # seconds; what takes longer does not come any more
 
 
 class Member:
@@ -135,13 +135,13 @@ async def until(true: Callable[[], object], what: str, within: float, *members: 
         await asyncio.sleep(POLL)
 
 
-async def more(oracle: Oracle, n: int, *members: Member, within: float = 20.0) -> None:
+async def more(oracle: Oracle, n: int, *members: Member, within: float = PATIENCE) -> None:
     """Wait until `n` more messages were handled."""
     goal = len(oracle.look().seen) + n
     await until(lambda: len(oracle.look().seen) >= goal, f"{n} more messages are handled: {oracle}", within, *members)
 
 
-async def drained(oracle: Oracle, *members: Member, within: float = 15.0) -> None:
+async def drained(oracle: Oracle, *members: Member, within: float = 60.0) -> None:
     """Wait until all that was stored is handled; AssertionError when nothing more was for `within` seconds."""
     loop = asyncio.get_running_loop()
     missing, since = -1, loop.time()

@@ -15,11 +15,12 @@ import pytest
 
 from .conftest import Place
 from .consuming import Consuming
-from .oracle import Oracle
-from .processes import Crew
+from .oracle import Oracle, now
+from .processes import Crew, more
 
 FULL = os.environ.get("SWITCHGEAR_FAULTS_FULL") == "1"
 MESSAGES, SECONDS = (1_000_000, 60) if FULL else (200_000, 15)
+ENOUGH = SECONDS * 500  # messages handled before memory is looked at
 KEYS, SIZE = 1000, 256
 ALLOWED = 50 * 1024  # KiB over idle
 
@@ -55,14 +56,15 @@ async def test_memory_stays_flat(place: Place, tmp_path: Path) -> None:
             given = msgspec.structs.replace(work, group=group, stuck=stuck)
             before = len(oracle.look().handled)
             consumer = await crew.consumer(place.url, given)
+            began = now()
             await asyncio.sleep(SECONDS)
+            await more(oracle, max(0, ENOUGH - len(oracle.look().handled) + before), consumer)
             peak = consumer.memory("VmHWM")
-            handled = len(oracle.look().handled) - before
+            handled, took = len(oracle.look().handled) - before, now() - began
             await consumer.kill()
             print(
                 f"{MESSAGES:,} messages, {stuck:.0%} of the keys held: idle {idle / 1024:.1f} MiB, peak "
-                f"{peak / 1024:.1f} MiB (+{(peak - idle) / 1024:.1f}), {handled / SECONDS:,.0f} messages/s"
+                f"{peak / 1024:.1f} MiB (+{(peak - idle) / 1024:.1f}), {handled / took:,.0f} messages/s"
             )
             assert ("Broken" in consumer.said()) == bool(stuck), "keys are held when and only when they are to be"
-            assert handled > SECONDS * 500, f"only {handled} were handled:\n{consumer}"
             assert peak - idle <= ALLOWED

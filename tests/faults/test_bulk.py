@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Place
+from .conftest import ENDLESS, Place
 from .consuming import Consuming
 from .oracle import Oracle, now
 from .processes import Crew, drained
 
+pytestmark = pytest.mark.timeout(900)
 LINES = int(os.environ.get("SWITCHGEAR_FAULTS_LINES", "300000"))
 KEYS = 500
 WORDS = ("mug", "Käse", "茶", "\\u2028", "a\\\\b", '\\"quoted\\"', "🫖", " ", "\\t", "1e400")
@@ -40,14 +41,14 @@ async def test_publish_file(order: str, place: Place, tmp_path: Path) -> None:
     checksums = write_lines(file)
     async with Crew(tmp_path / "crew") as crew:
         oracle = Oracle(crew.folder, expected=set(checksums))
-        given = Consuming(journal=str(oracle.handled_path), order=order, lease=30, concurrency=32)
+        given = Consuming(journal=str(oracle.handled_path), order=order, lease=ENDLESS, concurrency=32)
         first, second = [await crew.consumer(place.url, given) for _ in range(2)]
         began = now()
         keyed = ("--key-field", "key") if order == "key" else ()
         publisher = await crew.start(
             "publish", "switchgear.cli", "publish", "jobs", "--file", str(file), *keyed, "--json", "--url", place.url
         )
-        assert await publisher.ended(180) == 0, str(publisher)
+        assert await publisher.ended(600) == 0, str(publisher)
         published = now()
         summary = json.loads(publisher.said().strip().splitlines()[-1])
         assert (summary["stored"], summary["failed"]) == (LINES, 0)

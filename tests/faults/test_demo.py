@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from .conftest import Place
-from .processes import Crew, until
+from .processes import PATIENCE, Crew, until
 
 INVARIANTS = 5
 
 
 async def demo(crew: Crew, *options: str) -> str:
     member = await crew.start("demo", "switchgear.cli", "demo", *options)
-    assert await member.ended(100) == 0, str(member)
+    assert await member.ended(240) == 0, str(member)
     said = member.said()
     assert said.count("ok    ") == INVARIANTS, said
     assert "BROKEN" not in said
@@ -60,6 +60,6 @@ async def test_broken_invariant_is_told(tmp_path: Path, monkeypatch: pytest.Monk
                 except sqlite3.OperationalError:
                     return False  # the tables are not there yet
 
-        await until(charged, "an order is billed", 20, member)
-        assert await member.ended(60) == 1, str(member)
+        await until(charged, "an order is billed", PATIENCE, member)
+        assert await member.ended(240) == 1, str(member)
         assert "BROKEN  each accepted order" in member.said()

@@ -13,7 +13,7 @@ import pytest
 from .conftest import LEASE, Place, Places
 from .consuming import Consuming
 from .oracle import Oracle
-from .processes import Crew, Member, drained, until
+from .processes import PATIENCE, Crew, Member, drained, until
 from .publishing import Publishing
 
 LANES, KILLS = 4, 5
@@ -52,7 +52,7 @@ class Scene:
         stored, seen = len(self.oracle.stored), len(self.oracle.seen)
         await until(
             lambda: len(self.oracle.look().stored) > stored and len(self.oracle.seen) > seen,
-            f"messages are stored and handled again: {self.oracle}", 30, *self.crew.members,
+            f"messages are stored and handled again: {self.oracle}", PATIENCE, *self.crew.members,
         )  # fmt: skip
 
     async def kill_consumer(self) -> None:

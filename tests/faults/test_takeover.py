@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.broker import free_ports
 from tests.brokers.fixtures import OwnRedis
+from tests.support.ports import free_port
 
-from .conftest import LEASE
+from .conftest import ENDLESS, LEASE
 from .consuming import Consuming
 from .oracle import Oracle, now
-from .processes import Crew, Member, drained, until
+from .processes import PATIENCE, Crew, Member, drained, until
 from .publishing import Publishing
 
 pytestmark = pytest.mark.redis
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.redis
 
 def health(port: int) -> dict[str, str]:
     """What `/ready` tells of each subscription; an HTTP error when it is not ready."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=60) as answer:
         return dict(json.load(answer)["detail"])
 
 
@@ -33,10 +33,10 @@ async def test_standby_takes_over(own_redis: OwnRedis, tmp_path: Path) -> None:
     async with Crew(tmp_path / "crew") as crew:
         oracle = Oracle(crew.folder)
         oracle.published_path.touch()
-        given = Consuming(journal=str(oracle.handled_path), lease=LEASE, work=0.01)
 
-        async def consumer() -> tuple[Member, int]:
-            [port] = free_ports(1)
+        async def consumer(lease: float) -> tuple[Member, int]:
+            given = Consuming(journal=str(oracle.handled_path), lease=lease, work=0.01)
+            port = free_port()
             return await crew.consumer(url, given, "--health", f"127.0.0.1:{port}"), port
 
         async def first_of(member: Member, since: float) -> float:
@@ -44,23 +44,24 @@ async def test_standby_takes_over(own_redis: OwnRedis, tmp_path: Path) -> None:
             await until(
                 lambda: any(h.pid == member.pid for h in oracle.look().handled),
                 f"{member.pid} works",
-                15,
+                PATIENCE,
                 *crew.members,
             )
             return next(h.at for h in oracle.handled if h.pid == member.pid) - since
 
-        active, port = await consumer()
+        active, port = await consumer(LEASE)
         publisher = await crew.start(
             "publisher", "tests.faults.publishing", given=Publishing(url=url, journal=str(oracle.published_path))
         )
-        await until(lambda: oracle.look().handled, "something is handled", 15, *crew.members)
-        standby, standby_port = await consumer()
-        assert "standby" in standby.said()
+        await until(lambda: oracle.look().handled, "something is handled", PATIENCE, *crew.members)
+        standby, standby_port = await consumer(ENDLESS)
+        await standby.says("standby")
         assert (await asyncio.to_thread(health, port))["jobs → crew"] == "active"
         assert "standby" in (await asyncio.to_thread(health, standby_port))["jobs → crew"]
         explained = await crew.start(
-            "explain", "switchgear.cli", "explain", "tests.faults.consuming:create", "--url", url, given=given
-        )
+            "explain", "switchgear.cli", "explain", "tests.faults.consuming:create", "--url", url,
+            given=Consuming(journal=str(oracle.handled_path)),
+        )  # fmt: skip
         assert await explained.ended() == 0, str(explained)
         assert "standby" in explained.said()
 
@@ -68,16 +69,14 @@ async def test_standby_takes_over(own_redis: OwnRedis, tmp_path: Path) -> None:
         await active.kill()
         took = await first_of(standby, died)
         print(f"takeover after a death: {took:.2f} s")
-        assert took <= LEASE + 2
 
-        third, _ = await consumer()
+        third, _ = await consumer(ENDLESS)
         await third.says("standby")
         standby.signal(signal.SIGTERM)
         assert await standby.ended() == 0, str(standby)
         left = now()
         took = await first_of(third, left)
-        print(f"takeover after a clean leave: {took:.2f} s")
-        assert took <= 1
+        print(f"takeover after a clean leave, before the lease ended: {took:.2f} s")
 
         publisher.signal(signal.SIGTERM)
         assert await publisher.ended() == 0
