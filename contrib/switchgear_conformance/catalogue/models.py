@@ -5,10 +5,12 @@ from __future__ import annotations
 from switchgear_conformance.case import case
 from switchgear_conformance.context import Context
 from switchgear_conformance.models.envelopes import Envelopes, Values, envelopes, values
+from switchgear_conformance.models.faults import Faults, faults
 from switchgear_conformance.models.groups import Groups, groups
 from switchgear_conformance.models.log import Journal, Log, journals, logs
 from switchgear_conformance.models.play import explore
 from switchgear_conformance.models.queue import Queue, queues
+from switchgear_conformance.models.twins import Twins, twins
 
 BOUND = 1e6  # seconds of the loop's time, which passes quickly where it is virtual; programs have bounds of their own
 
@@ -52,10 +54,22 @@ async def ordered_log_machine(c: Context) -> None:
 @case(76, "replay", "order>=key", level="bus", bound=BOUND)
 async def ordered_log_machine_through_bus(c: Context) -> None:
     """A consumer that begins at the earliest message reads the whole log, each key in order."""
-    await explore(c, Journal, journals(c), examples=40)
+    await explore(c, Journal, journals(c), examples=30)
 
 
 @case(77, "groups", bound=BOUND)
 async def group_machine(c: Context) -> None:
     """Each group gets what was sent since it is there, or since where it was moved, whoever joins and leaves."""
     await explore(c, Groups, groups(c), examples=60)
+
+
+@case(78, "persistent", "groups", "ctl:proxy", "ctl:kill", bound=BOUND)
+async def fault_machine(c: Context) -> None:
+    """The line breaks and the broker is killed: what was acknowledged is read, what failed for certain is not."""
+    await explore(c, Faults, faults(c), examples=40)
+
+
+@case(79, "groups", "order>=key", level="bus", bound=BOUND)
+async def differential_through_bus(c: Context) -> None:
+    """Whatever handlers do, each message is called as often and ends as it does on memory."""
+    await explore(c, Twins, twins(c), examples=20)
