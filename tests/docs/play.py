@@ -18,7 +18,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -32,10 +31,12 @@ from typing import Any, NoReturn
 
 import yaml
 
+from tests.support.ports import free_port
+
 from .pages import REDIS, Block, blocks
 
 PORT = "8080"
-PATIENCE = 30.0  # seconds for a command, and for what a running one is to print
+PATIENCE = 120.0  # seconds for a command, and for what a running one is to print
 
 
 class Wrong(Exception):
@@ -226,14 +227,13 @@ def localized(text: str) -> str:
     own = os.environ.get("DOCS_REDIS")
     if own is not None:
         text = re.sub(rf"{REDIS}(:6379)?(?![\w.])", own, text)
-    return text.replace(PORT, free_port()) if PORT in text else text
+    return text.replace(PORT, port()) if PORT in text else text
 
 
 @cache
-def free_port() -> str:
-    """In place of the port that pages name."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
+def port() -> str:
+    """In place of the one that pages name."""
+    return str(free_port())
 
 
 def plain(text: str) -> str:
