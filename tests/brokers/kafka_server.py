@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .broker import HOST, NotRun, Recipe
+from .broker import HOST, BrokerFailed, NotRun, Recipe
 from .wheels import cache
 
 VERSION = "4.4.0"
@@ -61,13 +61,14 @@ JVM = ("-Xms256m", "-Xmx256m", "-XX:+UseG1GC", "-XX:MaxDirectMemorySize=64m", "-
 
 def kafka(
     settings: Mapping[str, str] | None = None, *, advertised: str | None = None, listener: str = "PLAINTEXT",
-    scram: Sequence[tuple[str, str]] = (), peers: Sequence[int] = (), number: int = 1,
+    scram: Sequence[tuple[str, str]] = (), number: int = 1, controller: int | None = None,
 ) -> Recipe:  # fmt: skip
     """One node. `settings` go over those above.
 
     `advertised` is the "host:port" that clients are told, by default its own; `listener` the security protocol of the
-    port for clients (nodes talk to each other on another); `scram` users and passwords made before the first start;
-    `peers` the controller ports of a cluster's nodes, in order, of which this is the one with that `number`.
+    port for clients (nodes talk to each other on another); `scram` users and passwords made before the first start.
+    Of a cluster, node 1 is the controller; the others have a `number` and the port of its `controller`, the third of
+    its ports.
 
     Raises NotRun where this machine lacks Java, or the jars and Maven to fetch them.
     """
@@ -75,16 +76,14 @@ def kafka(
     jars = _jars()
 
     def command(ports: Sequence[int], data: Path) -> Sequence[str]:
-        client, inside, controller = ports
-        voters = peers or (controller,)
-        if peers:
-            controller = peers[number - 1]
+        client, inside, own = ports
+        listeners = f"CLIENT://{HOST}:{client},INSIDE://{HOST}:{inside}"
         options = {
             **ONE_NODE,
-            "process.roles": "broker,controller",
+            "process.roles": "broker,controller" if controller is None else "broker",
             "node.id": str(number),
-            "controller.quorum.voters": ",".join(f"{n}@{HOST}:{port}" for n, port in enumerate(voters, 1)),
-            "listeners": f"CLIENT://{HOST}:{client},INSIDE://{HOST}:{inside},CONTROLLER://{HOST}:{controller}",
+            "controller.quorum.voters": f"1@{HOST}:{controller or own}",
+            "listeners": listeners if controller else f"{listeners},CONTROLLER://{HOST}:{own}",
             "advertised.listeners": f"CLIENT://{advertised or f'{HOST}:{client}'},INSIDE://{HOST}:{inside}",
             "listener.security.protocol.map": f"CLIENT:{listener},INSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "INSIDE",
@@ -99,18 +98,20 @@ def kafka(
         users = [word for user, password in scram for word in
                  ("--add-scram", f"SCRAM-SHA-256=[name={user},password={password}]",
                   "--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]")]  # fmt: skip
+        started = (data / "logs" / "meta.properties").exists()
         load = [f"-Dlog4j2.configurationFile={logging}", "-cp", f"{jars}/*"]
-        done = subprocess.run(
-            [java, "-Xmx64m", "-XX:TieredStopAtLevel=1", *load, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID,
-             "-c", str(properties), "--ignore-formatted", *users],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise RuntimeError(f"kafka could not format {data}:\n{done.stdout}{done.stderr}")
+        if not started:
+            done = subprocess.run(
+                [java, "-Xmx64m", "-XX:TieredStopAtLevel=1", *load, "kafka.tools.StorageTool", "format", "-t",
+                 CLUSTER_ID, "-c", str(properties), *users],
+                capture_output=True, text=True,
+            )  # fmt: skip
+            if done.returncode != 0:
+                raise BrokerFailed(f"Kafka could not format {data}:\n{done.stdout}{done.stderr}")
         return [java, *JVM, *load, "kafka.Kafka", str(properties)]
 
     return Recipe(
-        name=f"kafka{number if peers else ''}", version=VERSION, command=command, ports=3, patience=60.0,
+        name=f"kafka{number}", version=VERSION, command=command, ports=3, patience=60.0,
         url=lambda ports: f"kafka://{advertised or f'{HOST}:{ports[0]}'}",
         ready=lambda ports, said: "Kafka Server started" in said,
     )  # fmt: skip

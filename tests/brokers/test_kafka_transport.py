@@ -306,6 +306,7 @@ async def test_partitions_are_shared_and_a_stale_settlement_is_lost(
         await first.receive(0)
         await asyncio.sleep(0.05)
     second = await joining
+    taken.then = None
     assert taken.calls == [({f"{topic}/{n}#1" for n in range(3)}, False)]
     mine, yours = await lanes(first, len(first._lanes), second), await lanes(second, len(second._lanes), first)  # type: ignore[attr-defined]
     assert mine.keys() | yours.keys() == {f"{topic}/{n}" for n in range(3)}

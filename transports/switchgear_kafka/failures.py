@@ -59,10 +59,14 @@ def failure(at: str, error: BaseException) -> SwitchgearError:
         return Refused(f"{at}: {error}")
     if isinstance(error, TimeoutError | kafka.RequestTimedOutError | kafka.KafkaTimeoutError):
         return Unavailable(f"{at}: no answer in time")
-    if isinstance(error, kafka.KafkaConnectionError) and "closed" in str(error):
+    if isinstance(error, ConnectionRefusedError):
+        return Unavailable(f"{at}: connection refused: is the broker running, and the port right?")
+    if isinstance(error, ConnectionResetError) or (
+        isinstance(error, kafka.KafkaConnectionError) and "closed" in str(error)
+    ):
         return Unavailable(
-            f"{at}: the broker closed the connection ({error}); does that port speak TLS (kafka+ssl://), or want a "
-            "user and password?"
+            f"{at}: the broker closed the connection; is it TLS that this port speaks (kafka+ssl://) or does not "
+            "(kafka://), or does it want a user and password?"
         )
     return Unavailable(f"{at}: {str(error) or type(error).__name__}")
 

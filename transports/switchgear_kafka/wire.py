@@ -12,6 +12,7 @@ from aiokafka import errors as kafka
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.conn import create_conn
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from switchgear.errors import NotFound, Unavailable
@@ -111,10 +112,12 @@ class Wire:
             try:
                 async with asyncio.timeout_at(until):
                     probe = await create_conn(host, port, client_id="switchgear", **options)
+                    try:
+                        await probe.send(MetadataRequest([], False))
+                    finally:
+                        await probe.close()
             except CONNECT as found:
                 error = found
-            else:
-                await probe.close()
         return failure(f"{self.at} cannot be reached", error)
 
     async def close(self) -> None:

@@ -1,7 +1,9 @@
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 class AIOKafkaConnection:
+    def send(self, request: object) -> Awaitable[Any]: ...
     def close(self) -> asyncio.Future[None]: ...
 
 async def create_conn(host: str, port: int, **options: Any) -> AIOKafkaConnection: ...
