@@ -38,6 +38,21 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         broker.close()
 
 
+@pytest.fixture(scope="session")
+def shaky_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Kafka that tests kill, pause and restart, one after the other; each leaves it running."""
+    if ADDRESS:
+        pytest.skip("not run: SWITCHGEAR_TEST_KAFKA names a server, which this test would have to kill")
+    try:
+        broker = Broker(recipes.kafka(), tmp_path_factory.mktemp("shaky-kafka-"))
+    except NotRun as reason:
+        not_run(str(reason))
+        return
+    broker.start()
+    yield broker
+    broker.close()
+
+
 @pytest.fixture
 def own_kafka(tmp_path: Path) -> Iterator[OwnKafka]:
     """Start brokers for this test alone: `own_kafka({"message.max.bytes": "9000"})`; they end with it."""

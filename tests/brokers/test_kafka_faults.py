@@ -70,12 +70,12 @@ async def until_reconnected(transport: KafkaTransport) -> None:
 # ---- the broker goes away -------------------------------------------------------------------------------------------
 
 
-async def test_killed_and_restarted(own_kafka: OwnKafka, opened: Opener) -> None:
-    broker: Broker = own_kafka()
+async def test_killed_and_restarted(shaky_kafka: Broker, namespace: str, opened: Opener) -> None:
+    broker, topic = shaky_kafka, f"{namespace}orders"
     transport = await opened(broker.url)
-    await make(transport, "orders")
-    source = await member(transport, "orders")
-    await send(transport, "orders", *"abc")
+    await make(transport, topic)
+    source = await member(transport, topic)
+    await send(transport, topic, *"abc")
     got = await take(source, 3)
     assert await settle(source, got[0], note="note") == [None]
     broker.kill()
@@ -85,7 +85,7 @@ async def test_killed_and_restarted(own_kafka: OwnKafka, opened: Opener) -> None
                 await source.receive(10)
     with pytest.raises(Unavailable):
         await settle(source, got[1])
-    (outcome,) = await transport.send([Outgoing(topic="orders", body=b"x")], soon(1.0))
+    (outcome,) = await transport.send([Outgoing(topic=topic, body=b"x")], soon(1.0))
     assert isinstance(outcome, Unavailable), "it was never written to a socket"
     with pytest.raises(Unavailable):
         await transport.connect(soon(2))
@@ -99,7 +99,7 @@ async def test_killed_and_restarted(own_kafka: OwnKafka, opened: Opener) -> None
             except Unavailable:
                 await asyncio.sleep(0.1)
     assert outcomes in ([None], [Lost])
-    await send(transport, "orders", "d")
+    await send(transport, topic, "d")
     seen: list[Delivery] = []
     async with asyncio.timeout(30):
         while not seen or seen[-1].body != b"d":
@@ -107,15 +107,15 @@ async def test_killed_and_restarted(own_kafka: OwnKafka, opened: Opener) -> None
                 seen += await source.receive(10)
     assert bodies(seen) in (["d"], ["c", "d"], ["b", "c", "d"])
     assert await settle(source, seen[-1]) == [None]
-    assert await transport.lag(["orders"], "orders.g") == {"orders/0": 0}
+    assert await transport.lag([topic], f"{topic}.g") == {f"{topic}/0": 0}
 
 
 async def test_nothing_acknowledged_is_lost_by_sigkill_and_nothing_stored_twice(
-    own_kafka: OwnKafka, opened: Opener
+    shaky_kafka: Broker, namespace: str, opened: Opener
 ) -> None:
-    broker: Broker = own_kafka()
+    broker, topic = shaky_kafka, f"{namespace}orders"
     transport = await opened(broker.url)
-    await make(transport, "orders", 2)
+    await make(transport, topic, 2)
     stored: set[str] = set()
     maybe: set[str] = set()
     turn = 0
@@ -126,7 +126,7 @@ async def test_nothing_acknowledged_is_lost_by_sigkill_and_nothing_stored_twice(
         while not stop.is_set():
             turn += 1
             names = [f"{turn}.{n}" for n in range(50)]
-            batch = [Outgoing(topic="orders", body=name.encode(), key=name[-1].encode()) for name in names]
+            batch = [Outgoing(topic=topic, body=name.encode(), key=name[-1].encode()) for name in names]
             try:
                 outcomes = list(await transport.send(batch, soon(20)))
             except TransportError as error:
@@ -152,20 +152,22 @@ async def test_nothing_acknowledged_is_lost_by_sigkill_and_nothing_stored_twice(
             await asyncio.sleep(0.01)
     stop.set()
     await publishing
-    found = [(d.body or b"").decode() async for d, _ in transport.browse("orders", "earliest", None)]
+    found = [(d.body or b"").decode() async for d, _ in transport.browse(topic, "earliest", None)]
     assert stored <= set(found), "an acknowledged message is gone"
     assert set(found) <= stored | maybe
     assert len(found) == len(set(found)), "sent again, and stored again"
 
 
-async def test_a_pause_stores_once_or_says_that_it_does_not_know(own_kafka: OwnKafka, opened: Opener) -> None:
-    broker: Broker = own_kafka()
+async def test_a_pause_stores_once_or_says_that_it_does_not_know(
+    shaky_kafka: Broker, namespace: str, opened: Opener
+) -> None:
+    broker, topic = shaky_kafka, f"{namespace}orders"
     transport = await opened(f"{broker.url}?timeout=2")
-    await make(transport, "orders")
-    await send(transport, "orders", "first")
+    await make(transport, topic)
+    await send(transport, topic, "first")
     broker.pause()
-    sending = asyncio.create_task(transport.send([Outgoing(topic="orders", body=b"x")], soon(20)))
-    short = [Outgoing(topic="orders", body=b"y")]
+    sending = asyncio.create_task(transport.send([Outgoing(topic=topic, body=b"x")], soon(20)))
+    short = [Outgoing(topic=topic, body=b"y")]
     await asyncio.sleep(3)  # the client has given up its first request, and written the next
     broker.resume()
     assert list(await sending) == [None]
@@ -176,18 +178,18 @@ async def test_a_pause_stores_once_or_says_that_it_does_not_know(own_kafka: OwnK
     assert time.monotonic() - began < 1.5
     broker.resume()
     await until_reconnected(transport)
-    await send(transport, "orders", "last")
-    found = [(d.body or b"").decode() async for d, _ in transport.browse("orders", "earliest", None)]
+    await send(transport, topic, "last")
+    found = [(d.body or b"").decode() async for d, _ in transport.browse(topic, "earliest", None)]
     assert [name for name in found if name != "y"] == ["first", "x", "last"]
     assert found.count("y") <= 1
 
 
-async def test_closing_while_the_broker_hangs_is_bounded(own_kafka: OwnKafka, opened: Opener) -> None:
-    broker: Broker = own_kafka()
+async def test_closing_while_the_broker_hangs_is_bounded(shaky_kafka: Broker, namespace: str, opened: Opener) -> None:
+    broker, topic = shaky_kafka, f"{namespace}orders"
     transport = await opened(broker.url)
-    await make(transport, "orders")
-    await member(transport, "orders")
-    await member(transport, "orders", group=None)
+    await make(transport, topic)
+    await member(transport, topic)
+    await member(transport, topic, group=None)
     broker.pause()
     began = time.monotonic()
     await transport.close()
@@ -244,7 +246,10 @@ async def test_a_leader_is_lost_and_then_too_many_replicas(own_kafka: OwnKafka, 
     from switchgear_kafka.topics import create
 
     first = own_kafka({"offsets.topic.replication.factor": "3"})
-    second, third = (own_kafka(number=n, controller=first.ports[2]) for n in (2, 3))
+    controller = first.ports[2]
+    second, third = await asyncio.gather(
+        *(asyncio.to_thread(own_kafka, number=n, controller=controller) for n in (2, 3))
+    )
     transport = await opened(f"{first.url},{HOST}:{second.ports[0]}?replication=3")
     await create(transport._wire, "orders", partitions=6, config={"min.insync.replicas": "2"})
     keys = [b"%d" % n for n in range(20)]
