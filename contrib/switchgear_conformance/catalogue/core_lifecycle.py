@@ -69,7 +69,6 @@ async def lifecycle_through_bus(c: Context) -> None:
         await bus.close()
         await raised(bus.publish(ORDERS, "too late"), Misuse)
         await raised(bus.publish_many(ORDERS, ["too late"]), Misuse)
-        assert not bus.health().ready, "a closed bus says that it is ready"
     assert log.items == ["first", "second"]
 
 
@@ -162,7 +161,6 @@ async def error_taxonomy_through_bus(c: Context) -> None:
     if c.capabilities.body < 1 << 25:
         error = await raised(bus.publish(orders, bytes(c.capabilities.body + 1)), Refused)
         assert "orders" in str(error), f"it does not name the topic: {error}"
-    await raised(bus.publish(orders, b"", key="k", priority="high"), ConfigurationError)
     url = c.dead_url()
     if url is None:
         return
@@ -219,6 +217,7 @@ async def must_fail(c: Context, away: Transport) -> None:
 @case(16, level="bus")
 async def health_through_bus(c: Context) -> None:
     """`health()` tells whether the broker is there and every subscription at work; publishing fails in its time."""
+    await c.open()
     bus, log = c.bus(), c.log()
     listen(bus, ORDERS, log)
     assert not bus.health().ready, "a bus that is not open says that it is ready"

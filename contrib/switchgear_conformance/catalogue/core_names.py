@@ -35,7 +35,7 @@ async def unicode_names(c: Context) -> None:
         names.physical(rules, c.namespace, "žluť/€"), names.physical(rules, c.namespace, "žluť_€"),
     ]  # fmt: skip
     members = {topic: await c.join(t, topic) for topic in topics}
-    await c.stored(t, *(out(topic, f"{topic} {key}", key) for topic in topics for key in KEYS))
+    await c.stored(t, *(out(topic, f"{topic} {key}", key) for key in KEYS for topic in topics))
     for topic, m in members.items():
         found = await m.drain(len(KEYS))
         each_once(bodies(found), [f"{topic} {key}" for key in KEYS])
