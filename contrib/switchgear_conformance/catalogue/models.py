@@ -6,13 +6,26 @@ from switchgear_conformance.case import case
 from switchgear_conformance.context import Context
 from switchgear_conformance.models.envelopes import Envelopes, Values, envelopes, values
 from switchgear_conformance.models.faults import Faults, faults
-from switchgear_conformance.models.groups import Groups, groups
+from switchgear_conformance.models.groups import Crews, Groups, crews, groups
 from switchgear_conformance.models.log import Journal, Log, journals, logs
 from switchgear_conformance.models.play import explore
 from switchgear_conformance.models.queue import Queue, queues
 from switchgear_conformance.models.twins import Twins, twins
+from switchgear_conformance.models.workers import Workers, workers
 
 BOUND = 1e6  # seconds of the loop's time, which passes quickly where it is virtual; programs have bounds of their own
+
+
+@case(74, bound=BOUND)
+async def roundtrip_property(c: Context) -> None:
+    """Any body, key, content type and headers within the limits arrive as they were sent."""
+    await explore(c, Envelopes, envelopes(c), examples=60)
+
+
+@case(74, level="bus", bound=BOUND)
+async def roundtrip_property_through_bus(c: Context) -> None:
+    """Any value is handled as it was published, with its id, key, headers and time of expiry."""
+    await explore(c, Values, values(c), examples=60)
 
 
 @case(75, bound=BOUND)
@@ -33,16 +46,16 @@ async def queue_machine_total(c: Context) -> None:
     await explore(c, Queue, queues(c, "TOTAL"), examples=40)
 
 
-@case(74, bound=BOUND)
-async def roundtrip_property(c: Context) -> None:
-    """Any body, key, content type and headers within the limits arrive as they were sent."""
-    await explore(c, Envelopes, envelopes(c), examples=60)
+@case(75, "groups", level="bus", bound=BOUND)
+async def queue_machine_through_bus(c: Context) -> None:
+    """Workers fail, hang, are closed and come back: every message is done, and once."""
+    await explore(c, Workers, workers(c, ordered=False), examples=30)
 
 
-@case(74, level="bus", bound=BOUND)
-async def roundtrip_property_through_bus(c: Context) -> None:
-    """Any value is handled as it was published, with its id, key, headers and time of expiry."""
-    await explore(c, Values, values(c), examples=60)
+@case(75, "groups", "order>=key", level="bus", part="ordered", bound=BOUND)
+async def queue_machine_ordered_through_bus(c: Context) -> None:
+    """The same, and the messages of a key are done in their order."""
+    await explore(c, Workers, workers(c, ordered=True), examples=30)
 
 
 @case(76, "replay", bound=BOUND)
@@ -63,13 +76,25 @@ async def group_machine(c: Context) -> None:
     await explore(c, Groups, groups(c), examples=60)
 
 
+@case(77, "groups", level="bus", bound=BOUND)
+async def group_machine_through_bus(c: Context) -> None:
+    """Buses start and stop: each group handles what was published since it is there, each message once."""
+    await explore(c, Crews, crews(c), examples=30)
+
+
 @case(78, "persistent", "groups", "ctl:proxy", "ctl:kill", bound=BOUND)
 async def fault_machine(c: Context) -> None:
     """The line breaks and the broker is killed: what was acknowledged is read, what failed for certain is not."""
     await explore(c, Faults, faults(c), examples=40)
 
 
-@case(79, "groups", "order>=key", level="bus", bound=BOUND)
+@case(79, "groups", level="bus", bound=BOUND)
 async def differential_through_bus(c: Context) -> None:
     """Whatever handlers do, each message is called as often and ends as it does on memory."""
-    await explore(c, Twins, twins(c), examples=20)
+    await explore(c, Twins, twins(c, "none"), examples=15)
+
+
+@case(79, "groups", "order>=key", level="bus", part="ordered", bound=BOUND)
+async def differential_ordered_through_bus(c: Context) -> None:
+    """The same in order by key, which is the order on memory."""
+    await explore(c, Twins, twins(c, "key"), examples=15)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from functools import partial
+
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from switchgear import Topic
 from switchgear.driver import Delivery, Seekable, Transport
 from switchgear.errors import NotFound, Refused
 from switchgear_conformance.context import Context
@@ -139,3 +144,90 @@ class Groups:
                 await g.members[0].nothing(40.0)
             await self.leave(which)
         await self.keeper.close()
+
+
+# ---- through Bus
+
+
+def crews(c: Context) -> SearchStrategy[Program]:
+    """Programs in which buses that serve two groups start and stop."""
+    which, virtual = st.integers(0, GROUPS - 1), c.harness.virtual
+    publish = step("publish", st.integers(1, 20 if virtual else 5))
+    start, stop = step("start", which), step("stop", which)
+    return program(publish, publish, start, start, stop, first=step("open"), size=30 if virtual else 8)
+
+
+class Crews:
+    """Up to two buses a group, and one that publishes."""
+
+    def __init__(self, context: Context) -> None:
+        self.c = context
+        self.topic = Topic("orders", int)
+        self.publisher = context.bus()
+        self.crews: list[list[AsyncExitStack]] = [[] for _ in range(GROUPS)]
+        self.due: list[set[int]] = [set() for _ in range(GROUPS)]
+        self.there: set[int] = set()
+        self.logs = [context.log() for _ in range(GROUPS)]
+        self.sent = 0
+        context.closed(self._close)
+
+    async def open(self) -> None:
+        """Begin."""
+        await self.c.opened(self.publisher)
+
+    async def publish(self, count: int) -> None:
+        """So many messages, for the groups that are there."""
+        numbers = range(self.sent, self.sent + count)
+        self.sent += count
+        await self.publisher.publish_many(self.topic, numbers)
+        for which in self.there:
+            self.due[which].update(numbers)
+
+    async def start(self, which: int) -> None:
+        """One bus more, up to two."""
+        if len(self.crews[which]) == 2:
+            return
+        bus = self.c.bus()
+
+        @bus.subscribe(self.topic, group=f"group{which}")
+        async def handle(number: int) -> None:
+            self.logs[which].add(number)
+
+        stack = AsyncExitStack()
+        self.crews[which].append(stack)
+        await stack.enter_async_context(bus.serving())
+        self.there.add(which)
+
+    async def stop(self, which: int) -> None:
+        """The bus that is longest there drains and closes."""
+        if self.crews[which]:
+            await self.crews[which].pop(0).aclose()
+
+    async def finish(self) -> None:
+        """Every group has handled what was published since it is there, each message once."""
+        for which in sorted(self.there):
+            if not self.crews[which]:
+                await self.start(which)
+        await self.publish(1)
+        for which in sorted(self.there):
+            log, due = self.logs[which], self.due[which]
+            await log.until(partial(_all, due, log.items), f"group {which} handles {len(due)} messages")
+        if self.c.virtual:
+            await self.logs[0].quiet(60.0)
+        await self._close()
+        for which in sorted(self.there):
+            found, due = self.logs[which].items, self.due[which]
+            early = sorted(set(found) - due)
+            assert not early, f"group {which} handled what was published before it was there: {early[:5]}"
+            twice = sorted({n for n in found if found.count(n) > 1})
+            assert not twice, f"group {which} handled messages twice, and nobody crashed: {twice[:5]}"
+
+    async def _close(self) -> None:
+        for which in range(GROUPS):
+            while self.crews[which]:
+                await self.stop(which)
+        await self.publisher.close()
+
+
+def _all(due: set[int], found: Iterable[int]) -> bool:
+    return due <= set(found)

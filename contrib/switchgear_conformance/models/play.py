@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hypothesis import Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
 
+from switchgear.errors import Unsupported
 from switchgear_conformance.context import Context
 
 from .shorten import shorten
@@ -106,7 +107,7 @@ async def _shortest(c: Context, machine: type[Machine], steps: Program, error: E
 
 
 async def _played(c: Context, machine: Callable[[Context], Machine], steps: Program) -> Exception | None:
-    """How it failed, or None. Nothing of it goes on."""
+    """How it failed, or None. Nothing of it goes on. Raises Unsupported, since that is no failure everywhere."""
     before = asyncio.all_tasks()
     context = c.again()
     try:
@@ -115,6 +116,8 @@ async def _played(c: Context, machine: Callable[[Context], Machine], steps: Prog
                 await play(context, machine, steps)
         finally:
             await context.close()
+    except Unsupported:
+        raise
     except Exception as error:
         left = asyncio.all_tasks() - before
         for task in left:

@@ -22,14 +22,14 @@ ATTEMPTS = 3
 GROUPS = ("billing", "mail")
 
 
-def twins(c: Context) -> SearchStrategy[Program]:
-    """Programs that publish what fails in all manners, with and without order, and restart."""
+def twins(c: Context, order: Literal["none", "key"]) -> SearchStrategy[Program]:
+    """Programs that publish what fails in all manners, and restart."""
     fate = st.sampled_from(FATES)
     publish = step("publish", st.sampled_from("ab"), fate, st.integers(1, 4))
     kinds = [publish] * 4 + [step("restart")]
     if c.capabilities.delay:
         kinds.append(step("delay", fate))
-    return program(*kinds, first=step("open", st.sampled_from(["none", "key"])), size=16 if c.harness.virtual else 8)
+    return program(*kinds, first=step("open", st.just(order)), size=16 if c.harness.virtual else 8)
 
 
 class Order(TypedDict):

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
+from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
-from switchgear.driver import Delivery, Order, Revoked, Settlement, Source, Subscription, Transport, Verdict
-from switchgear.errors import TransportError
+from switchgear.driver import (
+    Delivery,
+    Order,
+    Outgoing,
+    Revoked,
+    Settlement,
+    Source,
+    Start,
+    Subscription,
+    Transport,
+    Verdict,
+)
+from switchgear.errors import MaybeSent, NotSent, TransportError
 
 from .bug import Bug
 
@@ -34,7 +47,7 @@ class LosesWhatWasExtended(Bug):
             if item.verdict is Verdict.EXTEND and s not in self._ordered:
                 self._extended.add(token)
             elif item.verdict is Verdict.RELEASE and token in self._extended:
-                given[i] = msgspec.structs.replace(item, verdict=Verdict.ACK)
+                given[i] = replace(item, verdict=Verdict.ACK)
         return await s.settle(given)
 
 
@@ -55,5 +68,87 @@ class FencesEnd(Bug):
     async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
         found = await s.receive(limit, held)
         if s in self._sources[2:]:
-            return [msgspec.structs.replace(d, fence=min(d.fence, 2)) for d in found]
+            return [replace(d, fence=min(d.fence, 2)) for d in found]
         return found
+
+
+class MediaCut(Bug):
+    """A content type loses its parameters."""
+
+    fails = {"74.driver"}
+
+    async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
+        return await t.send([replace(m, media=m.media and m.media.partition(b";")[0]) for m in batch], deadline)
+
+
+class SpacesAlike(Bug):
+    """In headers a space that does not break becomes one that does."""
+
+    fails = {"74.driver", "74.bus"}
+
+    async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
+        hard = "\u00a0".encode()
+        return await t.send(
+            [replace(m, headers=[(n, v.replace(hard, b" ")) for n, v in m.headers]) for m in batch], deadline
+        )
+
+
+class ThirdTimeSkips(Bug):
+    """A group that joins for the third time to read from the earliest message on misses the next one that it is due."""
+
+    fails = {"76.driver", "76.bus"}
+
+    def __init__(self) -> None:
+        self._times: Counter[str | None] = Counter()
+        self._skip: set[Source] = set()
+
+    async def subscribe(self, t: Transport, subscription: Subscription, revoked: Revoked) -> Source:
+        source = await t.subscribe(subscription, revoked)
+        if subscription.start == "earliest":
+            self._times[subscription.group] += 1
+            if self._times[subscription.group] == 3:
+                self._skip.add(source)
+        return source
+
+    async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
+        found = list(await s.receive(limit, held))
+        if found and s in self._skip:
+            self._skip.remove(s)
+            await s.settle([Settlement(found.pop(0), Verdict.ACK)])
+        return found
+
+
+class SeeksOnce(Bug):
+    """A group is moved to its earliest message once; the second time nothing happens."""
+
+    fails = {"77.driver"}
+
+    def __init__(self) -> None:
+        self._moved: set[tuple[str, str]] = set()
+
+    async def seek(self, t: Any, topic: str, group: str, to: Start | str) -> None:
+        if to != "earliest" or (topic, group) not in self._moved:
+            await t.seek(topic, group, to)
+        if to == "earliest":
+            self._moved.add((topic, group))
+
+
+class SecondBreakDefinite(Bug):
+    """From the second time on, a send that got no answer is said not to have been stored."""
+
+    fails = {"78.driver"}
+    over = "simulated"
+
+    def __init__(self) -> None:
+        self._breaks = 0
+
+    async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
+        try:
+            outcomes = await t.send(batch, deadline)
+        except MaybeSent as error:
+            outcomes = [error] * len(batch)
+        if any(isinstance(o, MaybeSent) for o in outcomes):
+            self._breaks += 1
+        if self._breaks < 2:
+            return outcomes
+        return [NotSent(str(o)) if isinstance(o, MaybeSent) else o for o in outcomes]
