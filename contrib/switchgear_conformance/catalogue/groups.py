@@ -41,21 +41,6 @@ async def groups_each_get_all_through_bus(c: Context) -> None:
         await log.quiet()
 
 
-@case(29, "groups", part="fair")
-async def groups_each_get_all_fair(c: Context) -> None:
-    """Of several topics that one source reads, a busy one starves none."""
-    t = await c.open()
-    m = await c.join(t, c.name("busy"), c.name("rare"))
-    await c.stored(t, *(out(c.name("busy"), body) for body in numbered(200)), out(c.name("rare"), "rare"))
-    seen: list[bytes | None] = []
-    while b"rare" not in seen and len(seen) < 150:
-        some = await m.receive(10)
-        await m.settle(some)
-        seen += bodies(some)
-    assert b"rare" in seen, "one topic's message waits until 150 messages of another have been read"
-    await m.close()
-
-
 # ---- members of one group
 
 

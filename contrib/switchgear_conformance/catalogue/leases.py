@@ -17,7 +17,7 @@ async def out_of_order_ack(c: Context) -> None:
     """The third of three is acknowledged, the second dropped with its consumer: the second returns, not the others."""
     t = await c.open()
     m = await c.join(t, c.name())
-    await c.stored(t, *(out(c.name(), body) for body in ("1", "2", "3")))
+    await c.stored(t, *(out(c.name(), body, "k") for body in ("1", "2", "3")))
     first, second, third = await m.take(3)
     await m.settle([first])
     await m.settle([third])

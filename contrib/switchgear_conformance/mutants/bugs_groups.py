@@ -30,29 +30,6 @@ class ThirdGroupForgotten(Bug):
         return await t.subscribe(subscription, revoked)
 
 
-class FirstTopicFirst(Bug):
-    """A source of several topics takes in much at once, and hands out all of one before anything of the next."""
-
-    fails = {"29.driver.fair"}
-
-    def __init__(self) -> None:
-        self._topics: dict[Source, list[str]] = {}
-        self._taken: dict[Source, list[Delivery]] = {}
-
-    async def subscribe(self, t: Transport, subscription: Subscription, revoked: Revoked) -> Source:
-        source = await t.subscribe(subscription, revoked)
-        if len(subscription.topics) == 2:
-            self._topics[source] = list(subscription.topics)
-        return source
-
-    async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
-        if s not in self._topics or limit == 0:
-            return await s.receive(limit, held)
-        taken = self._taken.get(s) or sorted(await s.receive(500, held), key=lambda d: self._topics[s].index(d.topic))
-        self._taken[s] = taken[limit:]
-        return taken[:limit]
-
-
 class ThreeShareBadly(Bug):
     """Where a group has three members or more, every tenth message of a source goes to another one as well."""
 
