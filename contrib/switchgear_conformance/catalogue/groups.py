@@ -196,12 +196,12 @@ async def rebalance_no_loss_through_bus(c: Context) -> None:
 
     publisher = await c.opened(c.bus())
     first, second, third = member(), member(), member()
-    async with first.serving():
-        await publisher.publish_many(ORDERS, numbered(100, "a"))
-        async with second.serving():
-            await publisher.publish_many(ORDERS, numbered(100, "b"))
-            await log.reach(60)
     async with third.serving():
+        async with first.serving():
+            await publisher.publish_many(ORDERS, numbered(100, "a"))
+            async with second.serving():
+                await publisher.publish_many(ORDERS, numbered(100, "b"))
+                await log.reach(60)
         await publisher.publish_many(ORDERS, numbered(50, "c"))
         await log.reach(250)
         await log.quiet()

@@ -33,18 +33,6 @@ class ReleaseCounts(Bug):
         )
 
 
-class CountsNothing(Bug):
-    """Deliveries are said to be counted, and every one is the first."""
-
-    fails = {"36.driver", "36.bus", "37.driver", "37.bus"}
-
-    async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
-        found = await s.receive(limit, held)
-        for d in found:
-            d.deliveries = 1
-        return found
-
-
 class RedriveLimit(Bug):
     """The broker has a limit of its own: what was given back three times is gone."""
 
