@@ -16,6 +16,8 @@ ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 REDIS = "redis://localhost"
 """How pages write the address of a Redis server; the tests put the one of their own in its place."""
+KAFKA = "kafka://localhost"
+"""The same for Kafka."""
 
 _FENCE = re.compile(r"^( *)(`{3,})(.*)$")
 _ATTRIBUTE = re.compile(r'(\w+)(?:="([^"]*)"|=(\S+))?')

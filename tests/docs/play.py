@@ -33,9 +33,11 @@ import yaml
 
 from tests.support.ports import free_port
 
-from .pages import REDIS, Block, blocks
+from .pages import KAFKA, REDIS, Block, blocks
 
 PORT = "8080"
+SERVERS = ((REDIS, 6379, "DOCS_REDIS"), (KAFKA, 9092, "DOCS_KAFKA"))
+"""How pages name a server and its port, and what says where the tests' own is."""
 PATIENCE = 120.0  # seconds for a command, and for what a running one is to print
 
 
@@ -223,10 +225,11 @@ class Player:
 
 
 def localized(text: str) -> str:
-    """The text with the address of the tests' own Redis, and a port that is free."""
-    own = os.environ.get("DOCS_REDIS")
-    if own is not None:
-        text = re.sub(rf"{REDIS}(:6379)?(?![\w.])", own, text)
+    """The text with the addresses of the tests' own brokers, and a port that is free."""
+    for address, port, name in SERVERS:
+        own = os.environ.get(name)
+        if own is not None:
+            text = re.sub(rf"{address}(:{port})?(?![\w.])", own, text)
     return text.replace(PORT, port()) if PORT in text else text
 
 
@@ -238,9 +241,8 @@ def port() -> str:
 
 def plain(text: str) -> str:
     """Printed text as pages show it: without the tests' addresses, widths and trailing blanks."""
-    own = os.environ.get("DOCS_REDIS")
-    if own is not None:
-        text = text.replace(own, REDIS)
+    for address, _, name in SERVERS:
+        text = text.replace(os.environ.get(name, address), address)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "")
     lines = [re.sub(r"─+", "─", re.sub(r" +", " ", line)).rstrip() for line in text.splitlines()]
     return "".join(f"{line}\n" for line in lines if line)

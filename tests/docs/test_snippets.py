@@ -10,22 +10,26 @@ from pathlib import Path
 import pytest
 
 from tests.brokers.fixtures import OwnRedis
+from tests.brokers.kafka_fixtures import OwnKafka
 
-from .pages import REDIS, ROOT, Block, blocks, pages
+from .pages import KAFKA, REDIS, ROOT, Block, blocks, pages
 
 PAGES = [page for page in pages() if blocks(page)]
 NOT_RUN = [block for page in PAGES for block in blocks(page) if block.not_run is not None]
 
 
-def needs_redis(page: Path) -> bool:
-    return any(REDIS in block.text for block in blocks(page) if block.not_run is None)
+def needs(page: Path, address: str) -> bool:
+    return any(address in block.text for block in blocks(page) if block.not_run is None)
 
 
-def play(page: Path, folder: Path, redis: str | None = None) -> None:
+def needs_nothing(page: Path) -> bool:
+    return not needs(page, REDIS) and not needs(page, KAFKA)
+
+
+def play(page: Path, folder: Path, **servers: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SWITCHGEAR_", "DOCS_"))}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    if redis is not None:
-        environment["DOCS_REDIS"] = redis
+    environment.update({f"DOCS_{name.upper()}": url for name, url in servers.items()})
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.docs.play", str(page)],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False,
@@ -37,17 +41,25 @@ def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if not needs_redis(page)], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if needs_nothing(page)], ids=name)
 def test_page(page: Path, tmp_path: Path) -> None:
     play(page, tmp_path)
 
 
 @pytest.mark.redis
-@pytest.mark.parametrize("page", [page for page in PAGES if needs_redis(page)], ids=name)
+@pytest.mark.parametrize("page", [page for page in PAGES if needs(page, REDIS)], ids=name)
 def test_page_on_redis(page: Path, tmp_path: Path, own_redis: OwnRedis) -> None:
     folder = tmp_path / "page"
     folder.mkdir()
-    play(page, folder, own_redis().url.rstrip("/"))
+    play(page, folder, redis=own_redis().url.rstrip("/"))
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("page", [page for page in PAGES if needs(page, KAFKA)], ids=name)
+def test_page_on_kafka(page: Path, tmp_path: Path, own_kafka: OwnKafka) -> None:
+    folder = tmp_path / "page"
+    folder.mkdir()
+    play(page, folder, kafka=own_kafka().url)
 
 
 @pytest.mark.parametrize("block", NOT_RUN, ids=lambda block: block.where)

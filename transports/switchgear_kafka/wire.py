@@ -174,21 +174,31 @@ class Wire:
     # ---- partitions and offsets -----------------------------------------------------------------------------------
 
     async def partitions(self, topic: str, *, fresh: bool = False) -> list[TopicPartition]:
-        """The topic's partitions; none where there is no such topic. Raises Refused without the right to see it."""
-        client = self.client
-        cluster = client.cluster
-        if fresh or not cluster.partitions_for_topic(topic):
-            _ = client.add_topic(topic)
+        """The topic's partitions; none where there is no such topic. Raises Refused without the right to see it.
+
+        Asking creates no topic, whatever the broker's auto.create.topics.enable.
+        """
+        client, what = self.client, f"topic {topic!r}"
+        if fresh or not client.cluster.partitions_for_topic(topic):
+
+            async def there() -> bool:
+                response = await client.send(self.anyone(), MetadataRequest([topic], False))
+                error = next((kafka.for_code(code) for code, *_ in response.topics), kafka.NoError)
+                if issubclass(error, kafka.UnknownTopicOrPartitionError):
+                    return False
+                if not issubclass(error, kafka.NoError | kafka.LeaderNotAvailableError):
+                    raise error(topic)
+                return True
 
             async def update() -> None:
+                _ = client.add_topic(topic)
                 if not await client.force_metadata_update():
                     raise kafka.KafkaConnectionError("no broker tells about its topics")
 
-            await self.insist(update, f"topic {topic!r}")
-            if topic in cluster.unauthorized_topics:
-                error = kafka.TopicAuthorizationFailedError(topic)
-                raise failure(f"{self.at}: topic {topic!r}", error) from error
-        return [TopicPartition(topic, n) for n in sorted(cluster.partitions_for_topic(topic) or ())]
+            if not await self.insist(there, what):
+                return []
+            await self.insist(update, what)
+        return [TopicPartition(topic, n) for n in sorted(client.cluster.partitions_for_topic(topic) or ())]
 
     async def existing(self, topic: str) -> list[TopicPartition]:
         """The partitions of a topic that has to be there. Raises NotFound."""

@@ -25,7 +25,6 @@ class _Partition:
 
 class _Cluster:
     controller: _Broker | None
-    unauthorized_topics: Collection[str]
     _partitions: Mapping[str, Mapping[int, _Partition]]
     def brokers(self) -> Collection[_Broker]: ...
     def partitions_for_topic(self, topic: str) -> set[int] | None: ...
