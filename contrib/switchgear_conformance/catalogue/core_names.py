@@ -148,25 +148,6 @@ async def topic_isolation(c: Context) -> None:
         await m.close()
 
 
-@case(6, part="assign")
-async def topic_isolation_assign(c: Context) -> None:
-    """`assign` changes what a source reads: what is new comes, what is gone does not, and waits for others."""
-    t = await c.open()
-    one, two = c.name("one"), c.name("two")
-    m = await c.join(t, one)
-    await m.source.assign({one: None, two: None})
-    await c.stored(t, out(one, "1"), out(two, "2"))
-    each_once(bodies(await m.drain(2)), ["1", "2"])
-    await m.source.assign({two: None})
-    await c.stored(t, out(one, "3"), out(two, "4"))
-    assert bodies(await m.drain(1)) == [b"4"], "after assign, what it was to read no more came"
-    await m.nothing()
-    other = await c.join(await c.open(), one)
-    assert bodies(await other.drain(1)) == [b"3"], "what came after assign did not wait for another member"
-    await m.close()
-    await other.close()
-
-
 @case(6, level="bus")
 async def topic_isolation_through_bus(c: Context) -> None:
     """Topics and namespaces keep to themselves, with one group name for all."""

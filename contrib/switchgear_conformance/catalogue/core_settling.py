@@ -10,6 +10,7 @@ from switchgear_conformance.context import Context, listen, numbered
 from switchgear_conformance.member import ACK, EXTEND, RELEASE, RETRY, Member, bodies, each_once, out
 
 ORDERS = Topic("orders", str)
+MANY = 200  # messages, so that many are acknowledged together
 
 
 def lease(c: Context) -> float:
@@ -22,14 +23,14 @@ async def ack_final(c: Context) -> None:
     """What was acknowledged never comes again: not when its lease would have ended, nor to who joins later."""
     t = await c.open()
     one, two = [await c.join(other, c.name(), lease=lease(c)) for other in (t, await c.open())]
-    await c.stored(t, *(out(c.name(), body) for body in numbered(100)))
+    await c.stored(t, *(out(c.name(), body) for body in numbered(MANY)))
     found: list[bytes | None] = []
-    while len(found) < 100:
+    while len(found) < MANY:
         for m in (one, two)[: 1 + bool(found)]:
-            some = await m.receive(100)
+            some = await m.receive(MANY)
             await m.settle(some)
             found += bodies(some)
-    each_once(found, numbered(100))
+    each_once(found, numbered(MANY))
     await two.nothing(1.5 * lease(c) if t.capabilities.lease_cap else None)
     await one.nothing()
     await one.close()
@@ -48,10 +49,10 @@ async def ack_final_through_bus(c: Context) -> None:
         listen(bus, ORDERS, log, lease=lease(c))
         async with bus.serving():
             if not life:
-                await bus.publish_many(ORDERS, numbered(200))
-                await log.reach(200)
+                await bus.publish_many(ORDERS, numbered(MANY))
+                await log.reach(MANY)
             await log.quiet(1.5 * lease(c) if not life else None)
-    each_once((body.encode() for body in log.items), numbered(200))
+    each_once((body.encode() for body in log.items), numbered(MANY))
 
 
 @case(12)

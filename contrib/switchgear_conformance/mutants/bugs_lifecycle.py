@@ -82,12 +82,12 @@ class ClosedBusSwallows(Bug):
 
 
 class AckOfManyIsCut(Bug):
-    """An acknowledgement of more than 64 messages at once is cut off there, and confirmed."""
+    """An acknowledgement of more than 128 messages at once is cut off there, and confirmed."""
 
     fails = {"11.driver", "11.bus"}
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
-        outcomes = await s.settle(batch[:64])
+        outcomes = await s.settle(batch[:128])
         return [*outcomes, *([None] * (len(batch) - len(outcomes)))]
 
 

@@ -45,24 +45,6 @@ class PrefixMatches(Bug):
         return outcomes
 
 
-class AssignAdds(Bug):
-    """`assign` adds topics and gives none up."""
-
-    fails = {"6.driver.assign"}
-
-    def __init__(self) -> None:
-        self.subscribed: dict[Source, Mapping[str, Fence | None]] = {}
-
-    async def subscribe(self, t: Transport, subscription: Subscription, revoked: Revoked) -> Source:
-        source = await t.subscribe(subscription, revoked)
-        self.subscribed[source] = subscription.topics
-        return source
-
-    async def assign(self, s: Source, topics: Mapping[str, Fence | None]) -> None:
-        self.subscribed[s] = {**self.subscribed[s], **topics}
-        await s.assign(self.subscribed[s])
-
-
 class Late:
     """A source that subscribes when it is first asked for messages, and takes a while."""
 
