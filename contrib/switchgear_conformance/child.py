@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
 from typing import Any
 
 from switchgear.driver import Delivery, Order, Outgoing, Settlement, Subscription, Verdict
@@ -88,9 +89,9 @@ async def _ignore(lanes: Any, lost: bool) -> None:
     """A child keeps nothing."""
 
 
-async def publish(url: str, topic: str, keys: str = "0") -> None:
+async def publish(url: str, topic: str, keys: str = "0", size: str = "0") -> None:
     """Send numbered messages for ever: "? 7" before a send, "+ 7" when it is stored, "- 7" when it is not, "~ 7"
-    when nobody knows. With `keys`, number i has key k{i % keys}."""
+    when nobody knows. With `keys`, number i has key k{i % keys}; bodies are filled with dots up to `size`."""
     transport = open_transport(url)
     loop = asyncio.get_running_loop()
     await transport.connect(loop.time() + 10)
@@ -99,11 +100,33 @@ async def publish(url: str, topic: str, keys: str = "0") -> None:
         key = f"k{i % int(keys)}".encode() if int(keys) else None
         say("?", i)
         try:
-            (outcome,) = await transport.send([Outgoing(topic, str(i).encode(), key=key)], loop.time() + 10)
+            body = numbered(i, int(size)).encode()
+            (outcome,) = await transport.send([Outgoing(topic, body, key=key)], loop.time() + 10)
         except TransportError as error:
             outcome = error
         say("+" if outcome is None else "~" if type(outcome).__name__ == "MaybeSent" else "-", i)
         i += 1
+
+
+def numbered(i: int, size: int) -> str:
+    """The body of message i, which shows where it is torn."""
+    return str(i).ljust(size, ".")
+
+
+async def produce(url: str, namespace: str, topic: str, size: str, tasks: str) -> None:
+    """What `publish` does, through a bus, in several tasks at once."""
+    from switchgear import Bus
+
+    numbers = count()
+    async with Bus(url, name="child", namespace=namespace, config={}) as bus:
+
+        async def run() -> None:
+            for i in numbers:
+                say("?", i)
+                await bus.publish(topic, numbered(i, int(size)))
+                say("+", i)
+
+        await asyncio.gather(*(run() for _ in range(int(tasks))))
 
 
 async def consume(
@@ -185,11 +208,45 @@ async def handle(url: str, namespace: str, topic: str, group: str, lease: str) -
         await asyncio.Event().wait()
 
 
+class _Vouch:
+    """An observer that says how many more messages are done with, and confirmed by the broker."""
+
+    def count(self, event: str, topic: str, group: str | None, n: int) -> None:
+        if event in ("handled", "dead_lettered"):
+            say(event, n)
+
+
+async def serve(url: str, namespace: str, topic: str, group: str, settle: str, lease: str) -> None:
+    """A bus that serves: "ready", then "got BODY" when a handler begins; with settle="ack" it returns, one handler at a
+    time, and "handled N" follows when the acknowledgements of N more, in order, are confirmed; with "hold" none
+    returns; with "fail" all but that of "0" fail, and "dead_lettered N" follows when N more are."""
+    from switchgear import Bus, Retry
+
+    bus = Bus(url, name="child", namespace=namespace, config={}, observers=[_Vouch()])
+
+    @bus.subscribe(
+        topic, group=group, lease=float(lease), concurrency=1 if settle == "ack" else 100,
+        retry=Retry(attempts=3, base=0.3),
+    )  # fmt: skip
+    async def note(body: str) -> None:
+        say("got", body)
+        if settle == "fail" and body != "0":
+            raise ValueError("no such customer")
+        if settle != "ack":
+            await asyncio.Event().wait()
+
+    async with bus.serving():
+        say("ready")
+        await asyncio.Event().wait()
+
+
 ROLES: dict[str, Callable[..., Awaitable[None]]] = {
     "publish": publish,
+    "produce": produce,
     "consume": consume,
     "late": late,
     "handle": handle,
+    "serve": serve,
 }
 
 
