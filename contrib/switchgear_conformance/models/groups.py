@@ -18,6 +18,7 @@ from switchgear_conformance.member import PATIENCE, Member, out
 from .play import Program, program, step
 
 GROUPS = 2
+LEASE = 30.0  # seconds: the default
 
 
 def groups(c: Context) -> SearchStrategy[Program]:
@@ -25,11 +26,12 @@ def groups(c: Context) -> SearchStrategy[Program]:
     virtual = c.harness.virtual
     which, some = st.integers(0, GROUPS - 1), st.sampled_from([1, 2, 5, 40])
     send, read = step("send", st.integers(1, 20 if virtual else 5)), step("read", which, some)
-    seek = step("seek", which, st.sampled_from(["earliest", "new", 0, 3]))
+    to = st.sampled_from(["earliest", "earliest", "new", 0, 3])
+    life = [step("join", which), step("join", which), step("leave", which), step("leave", which)]
+    moves = [step("seek", which, to), step("move", which, to), step("move", which, to)]
     return program(
-        send, send, step("join", which), step("join", which), read, read, step("hold", which, some),
-        step("leave", which), step("leave", which), seek, first=step("open"), size=40 if virtual else 15,
-    )  # fmt: skip
+        send, send, read, read, step("hold", which, some), *life, *moves, first=step("open"), size=40 if virtual else 15
+    )
 
 
 class Group:
@@ -128,11 +130,15 @@ class Groups:
         first = self.sent if to == "new" else to if isinstance(to, int) else 0
         g.waiting = set(range(first, self.sent))
 
+    async def move(self, which: int, to: str | int) -> None:
+        """Stop reading, then move the group."""
+        await self._stop(which)
+        await self.seek(which, to)
+
     async def finish(self) -> None:
         """Every group that is there gets what it waits for, and nothing else."""
-        for which, g in enumerate(self.groups):
-            while g.members:
-                await self.leave(which)
+        for which in range(GROUPS):
+            await self._stop(which)
             await self.join(which)
         await self.send(1)  # behind it nothing may come
         for which, g in enumerate(self.groups):
@@ -141,9 +147,13 @@ class Groups:
                 assert self.c.time() < ends, f"group {which} is never handed messages {sorted(g.waiting)[:10]}"
                 await self.read(which, 100)
             if self.c.virtual:
-                await g.members[0].nothing(40.0)
+                await g.members[0].nothing(1.0 if which else LEASE + 1)
             await self.leave(which)
         await self.keeper.close()
+
+    async def _stop(self, which: int) -> None:
+        while self.groups[which].members:
+            await self.leave(which)
 
 
 # ---- through Bus
@@ -213,7 +223,7 @@ class Crews:
             log, due = self.logs[which], self.due[which]
             await log.until(partial(_all, due, log.items), f"group {which} handles {len(due)} messages")
         if self.c.virtual:
-            await self.logs[0].quiet(60.0)
+            await self.logs[0].quiet(LEASE + 1)
         await self._close()
         for which in sorted(self.there):
             found, due = self.logs[which].items, self.due[which]

@@ -147,7 +147,7 @@ class Queue:
             await self.receive(0, 7)
             await self.ack(0, self.sent + 1)
         if self.c.virtual:
-            await one.nothing(2 * LEASE)
+            await one.nothing(LEASE + 1)
         await one.close()
 
     # ---- the model

@@ -72,6 +72,50 @@ class FencesEnd(Bug):
         return found
 
 
+class ThirdReleaseStays(Bug):
+    """Of three or more that are released together the last is settled for good."""
+
+    fails = {"75.driver", "75.driver.ordered", "75.driver.total", "75.bus", "75.bus.ordered", "76.bus", "77.bus"}
+
+    async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
+        given = list(batch)
+        released = [i for i, item in enumerate(given) if item.verdict is Verdict.RELEASE]
+        if len(released) > 2:
+            given[released[-1]] = replace(given[released[-1]], verdict=Verdict.ACK)
+        return await s.settle(given)
+
+
+class ThirdDeadLetterVanishes(Bug):
+    """Every third dead letter is said to be stored, and is not."""
+
+    fails = {"79.bus", "79.bus.ordered"}
+
+    def __init__(self) -> None:
+        self._dead = 0
+
+    async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
+        kept: list[Outgoing] = []
+        for m in batch:
+            self._dead += (dead := "/dlq/" in (m.dedup or ""))
+            if not dead or self._dead % 3:
+                kept.append(m)
+        outcomes = iter(await t.send(kept, deadline) if kept else ())
+        stored = {id(m) for m in kept}
+        return [next(outcomes) if id(m) in stored else None for m in batch]
+
+
+class RetriedTogether(Bug):
+    """Of those that are given RETRY together only the first is counted."""
+
+    fails = {"75.driver", "75.driver.ordered", "75.driver.total", "79.bus"}
+
+    async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
+        given = list(batch)
+        for i in [i for i, item in enumerate(given) if item.verdict is Verdict.RETRY][1:]:
+            given[i] = replace(given[i], verdict=Verdict.RELEASE)
+        return await s.settle(given)
+
+
 class MediaCut(Bug):
     """A content type loses its parameters."""
 
