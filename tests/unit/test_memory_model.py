@@ -10,7 +10,7 @@ from switchgear.clock import Timer
 from switchgear.driver import Delivery, Order, Outgoing, Verdict
 from switchgear_memory.agenda import Agenda
 from switchgear_memory.group import Group, Stored
-from tests.conformance.claim_model import STEP, Got, Model
+from tests.support.claim_model import STEP, Got, Model
 
 LEASE = 30.0
 

@@ -12,7 +12,7 @@ from switchgear.driver import Order, Verdict
 from switchgear_sqlite import claims, schema, seats, store
 from switchgear_sqlite.claims import Seat
 from switchgear_sqlite.schema import NEVER
-from tests.conformance.claim_model import STEP, Got, Model
+from tests.support.claim_model import STEP, Got, Model
 
 LEASE = 30.0
 
