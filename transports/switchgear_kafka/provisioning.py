@@ -41,7 +41,7 @@ async def _topic(wire: Wire, resource: Resource, apply: bool) -> list[Drift]:
         own[RETENTION] = str(round(resource.retention * 1000))
     if name in tuning.compacted:
         own[POLICY] = "compact"
-    tps = await wire.partitions(name)
+    tps = await wire.partitions(name, fresh=True)
     if not tps:
         if apply:
             await create(wire, name, partitions=partitions, config=own)

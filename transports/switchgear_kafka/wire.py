@@ -195,9 +195,11 @@ class Wire:
                 if not await client.force_metadata_update():
                     raise kafka.KafkaConnectionError("no broker tells about its topics")
 
-            if not await self.insist(there, what):
+            exists = await self.insist(there, what)
+            if exists or client.cluster.partitions_for_topic(topic):  # what was deleted is to be forgotten
+                await self.insist(update, what)
+            if not exists:
                 return []
-            await self.insist(update, what)
         return [TopicPartition(topic, n) for n in sorted(client.cluster.partitions_for_topic(topic) or ())]
 
     async def existing(self, topic: str) -> list[TopicPartition]:
