@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from . import names
-from .driver import Capabilities, Order, Registry, Transport
+from .driver import Capabilities, Order, Provisioner, Registry, Resource, Transport
 from .emulate.partitions import murmur2
 from .errors import ConfigurationError
 from .topic import ORDERS, Topic
@@ -93,9 +93,8 @@ def layout(topic: str, order: Order, partitions: int, capabilities: Capabilities
 async def _stored(
     topic: str, order: str | None, partitions: int | None, transport: Transport, prefix: str, write: bool
 ) -> Stored:
-    wanted = Stored(order or "none", partitions or PARTITIONS)
     if not isinstance(transport, Registry):
-        return wanted
+        return Stored(order or "none", partitions or PARTITIONS)
     row = names.physical(transport.capabilities.names, prefix, names.plan_row(topic))
     for _ in range(3):
         found = (await transport.read(row)).get(row)
@@ -112,11 +111,26 @@ async def _stored(
             if stored.order not in ORDERS or stored.partitions < 1:
                 raise ConfigurationError(f"the stored plan of topic {topic!r} is unreadable: {found.value.decode()}")
             return stored
+        if partitions is None:
+            partitions = await _existing(topic, transport, prefix)
+        wanted = Stored(order or "none", partitions or PARTITIONS)
         if not write:
             return wanted
         if await transport.write(row, msgspec.json.encode(wanted), expect=0, ttl=None) is not None:
             return wanted
     raise ConfigurationError(f"the plan of topic {topic!r} is being changed by others again and again")
+
+
+async def _existing(topic: str, transport: Transport, prefix: str) -> int | None:
+    """The partitions of a topic that somebody else made, where the broker has partitions."""
+    if not isinstance(transport, Provisioner):
+        return None
+    name = names.physical(transport.capabilities.names, prefix, topic)
+    drifts = await transport.provision([Resource(kind="topic", name=name, partitions=PARTITIONS)], False)
+    for drift in drifts:
+        if drift.field == "partitions" and isinstance(drift.found, int):
+            return drift.found
+    return None
 
 
 def _mismatch(plan: Plan, mine: str) -> ConfigurationError:

@@ -93,6 +93,19 @@ async def test_keys_keep_their_order_with_many_handlers_in_one_partition(kafka_b
     assert await lag(bus, namespace) == 0
 
 
+async def test_a_topic_that_somebody_else_made_keeps_its_partitions(kafka_broker: Server, namespace: str) -> None:
+    from switchgear_kafka.topics import create
+
+    bus = bus_of(kafka_broker.url, namespace)
+    undeclared = Topic("orders", Order, key=lambda order: str(order["key"]))
+    async with bus:
+        async with bus._core() as core:
+            await create(core.transport._wire, f"{namespace}orders", partitions=3)  # type: ignore[attr-defined]
+        await bus.publish(undeclared, {"key": "k", "n": 1})
+        async with bus._core() as core:
+            assert (await core.plan(undeclared)).partitions == 3
+
+
 async def test_a_dead_letter_is_written_and_the_partition_goes_on(kafka_broker: Server, namespace: str) -> None:
     bus = bus_of(kafka_broker.url, namespace)
     seen: list[int] = []
