@@ -11,8 +11,10 @@ from switchgear_conformance.context import Context, numbered
 from switchgear_conformance.member import EXTEND, bodies, each_once, out
 from switchgear_conformance.watching import Counts, held
 
+from .handover import fenced, lease
+
 FLOOD = 300  # messages behind a key that stands still
-WINDOW = 200  # messages that a lane may hold
+WINDOW = 100  # messages that a lane may hold
 ROOM = 600  # messages that may be held beside a full window: one fetch and what is handled
 
 keyed = Topic("orders", str, key=lambda order: order.partition(":")[0], partitions=4)
@@ -66,7 +68,7 @@ async def hot_held_key_through_bus(c: Context) -> None:
 
     await c.serve(bus)
     cold = [[f"cold{k}:{run}{n:02}" for n in range(10) for k in range(6)] for run in range(2)]
-    hot = [f"hot:{n}" for n in range(3 * FLOOD)]
+    hot = [f"hot:{n}" for n in range(WINDOW + ROOM + 100)]
     await bus.publish_many(keyed, hot[: WINDOW // 2])
     await bus.publish_many(keyed, cold[0])
     await log.reach(60)
@@ -87,6 +89,27 @@ async def hot_held_key_through_bus(c: Context) -> None:
     assert "paused" not in bus.health().detail["orders → group"]
 
 
+@case(83, "fences", part="lanes")
+async def hot_held_key_lanes(c: Context) -> None:
+    """Of a lane that the core holds nothing is fetched, while the others of the same source go on."""
+    t, a, b = await c.open(), c.name("part0"), c.name("part1")
+    fence = await lease(c, t, "one")
+    m = await fenced(c, t, {a: fence, b: fence})
+    await c.stored(t, out(a, "a0", "k"), out(b, "b0", "k"))
+    first = {d.topic: d for d in await m.take(2)}
+    lane = first[a].lane
+    assert lane and lane != first[b].lane, f"two topics under leases have the lanes {lane!r} and {first[b].lane!r}"
+    await c.stored(t, out(a, "a1", "k"), *(out(b, f"b{n}", "k") for n in range(1, 4)))
+    found: list[bytes | None] = []
+    ends = c.time() + 10
+    while len(found) < 3:
+        assert c.time() < ends, f"beside the lane that is held {found} came, of three"
+        found += bodies(await m.receive(10, [lane]))
+    found += bodies(await m.receive(10, [lane]))
+    assert found == [b"b1", b"b2", b"b3"], f"with a lane held, {found} was handed out"
+    assert bodies(await m.take(1)) == [b"a1"]
+
+
 # ---- 86
 
 
@@ -102,7 +125,9 @@ async def keep_alive_when_full(c: Context) -> None:
     pause = min(0.5, c.lease / 4)
     ends = c.time() + long(c)
     while c.time() < ends:
+        asked = c.time()
         got = await m.source.receive(0)
+        assert c.time() < asked + 1.5, f"receive(0) took {c.time() - asked:.1f} s"
         assert not list(got), f"receive(0) handed out {bodies(got)}"
         if leased:
             await m.settle(mine, EXTEND, c.lease)

@@ -38,7 +38,7 @@ class KeysInOneLine(Bug):
 class WindowForgotten(Bug):
     """It leaves the order to the core, and the core forgets the window of a lane."""
 
-    fails = {"81.driver.lanes", "82.driver.lanes", "82.bus", "83.bus"}
+    fails = {"81.driver.lanes", "82.driver.lanes", "82.bus", "83.driver.lanes", "83.bus"}
 
     def capabilities(self, c: Capabilities) -> Capabilities:
         return replace(c, order=Order.NONE)
