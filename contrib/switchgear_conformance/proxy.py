@@ -20,6 +20,7 @@ from .harness import Address, HarnessLied, Proxied
 HOST = "127.0.0.1"
 CHUNK = 1 << 16  # bytes read at once
 QUEUED = 16  # chunks that are on their way in one direction
+TURNS = 4  # of the loop between two slices, so that a client on this loop reads them one by one
 RST = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds
 
 Way = Literal["up", "down"]
@@ -151,8 +152,9 @@ class Line:
 
     def strand(self) -> None:
         """Forward nothing any more on the connections that are there, for good, and tell neither end; new ones work."""
+        shut: dict[Way, asyncio.Event] = {"up": asyncio.Event(), "down": asyncio.Event()}
         for connection in self._connections:
-            connection.gates = {"up": asyncio.Event(), "down": asyncio.Event()}
+            connection.gates = shut
 
     async def down(self) -> None:
         """Cut every connection and refuse new ones, until `heal`."""
@@ -311,7 +313,8 @@ class Connection:
                     line.bytes[way] += len(part)
                     await writer.drain()
                 if faults.slices:
-                    await asyncio.sleep(0)
+                    for _ in range(TURNS):
+                        await asyncio.sleep(0)
 
     def _passing(self, way: Way, piece: bytes) -> Iterator[bytes]:
         """What of a piece may pass. Raises Severed where a cut is due."""

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 PAUSE = 0.02  # seconds between tries
 
 
+def patience(c: Context) -> float:
+    """Seconds until what a fault delays must have come: some leases may have to end first."""
+    return 5.0 + 5.0 * c.lease
+
+
 async def reconnect(c: Context, t: Transport, within: float = PATIENCE) -> None:
     """Call `connect` until it succeeds; AssertionError after `within` seconds."""
     ends = c.time() + within
@@ -104,10 +109,10 @@ class Reader:
                 self.settled.add(d.body or b"")
         return found
 
-    async def until(self, wanted: Collection[bytes | str], within: float = 2 * PATIENCE) -> None:
+    async def until(self, wanted: Collection[bytes | str]) -> None:
         """Read until each of these bodies came; AssertionError names what did not."""
         bodies = {w.encode() if isinstance(w, str) else w for w in wanted}
-        ends = self._c.time() + within
+        ends = self._c.time() + patience(self._c)
         while missing := bodies - set(self.read):
             assert self._c.time() < ends, f"lost: {sorted(missing)[:10]} ({len(missing)} of {len(bodies)})"
             await self.step()

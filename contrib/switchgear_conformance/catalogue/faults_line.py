@@ -6,7 +6,7 @@ import asyncio
 import itertools
 
 from switchgear import Message, Topic
-from switchgear.driver import Delivery, Outgoing
+from switchgear.driver import Outgoing
 from switchgear.errors import Lost, MaybeSent, TransportError, Unavailable
 from switchgear_conformance.case import case
 from switchgear_conformance.context import Context, listen, numbered
@@ -16,6 +16,7 @@ from switchgear_conformance.steady import Reader, attempt, insist, reconnect
 from .faults_broker import all_handled, at_work, bounded
 
 ORDERS = Topic("orders", str)
+NOT_CUT = "the answer was not cut: none came, or nothing of this size was sent"
 LARGE = 20_000  # bytes: more than any heartbeat, less than any limit
 
 
@@ -76,7 +77,7 @@ async def reconnect_publish_through_bus(c: Context) -> None:
                 async with c.line.broken():
                     await asyncio.sleep(0.2)
         await log.reach(len(log) + 30)
-    await all_handled(log, published)
+    await all_handled(c, log, published)
     for key in "abc":
         first = list(dict.fromkeys(int(b.partition(".")[2]) for b in log.items if b.startswith(f"{key}.")))
         assert first == sorted(first), f"key {key} is out of order over a reconnect"
@@ -130,12 +131,12 @@ async def reconnect_consume_through_bus(c: Context) -> None:
     for n in ("1", "2"):
         await c.line.reset()
         await publisher.publish(ORDERS, n)
-        await all_handled(log, [n])
+        await all_handled(c, log, [n])
     async with c.line.broken():
         await publisher.publish(ORDERS, "3")
     await publisher.publish(ORDERS, "4")
-    await all_handled(log, ["3", "4"])
-    assert bus.health().ready, f"all is well again, and it says {bus.health()}"
+    await all_handled(c, log, ["3", "4"])
+    await c.eventually(lambda: bus.health().ready, "the line is good again, and the bus says that it is ready")
 
 
 @case(65, "groups", "ctl:proxy", bound=90)
@@ -153,7 +154,7 @@ async def half_open(c: Context) -> None:
     assert c.time() - began < 2.0, f"send() took {c.time() - began:.1f} s; its deadline was 0.5 s away"
     await insist(c, through, out(c.name(), "after"))
     await c.stored(t, out(c.name(), "also"))
-    await reader.until(["after", "also"], 30)
+    await reader.until(["after", "also"])
     assert set(reader.read) <= {b"before", b"after", b"also"}, "what went into the void was stored"
     await reader.leave()
 
@@ -175,7 +176,10 @@ async def half_open_black_hole(c: Context) -> None:
     else:
         raise AssertionError("connect() says that it reached a broker which cannot answer")
     await bounded(held.close(), 15, "close() while the broker cannot answer")
-    await asyncio.wait_for(asyncio.gather(waiting, return_exceptions=True), 5)
+    ended, _ = await asyncio.wait([waiting], timeout=5)
+    assert ended, "receive() goes on after close()"
+    if not isinstance(waiting.exception(), TransportError | None):
+        await waiting
     await c.line.heal()
     await reconnect(c, fresh)
     await c.stored(fresh, out(c.name(), "after"))
@@ -198,7 +202,7 @@ async def half_open_through_bus(c: Context) -> None:
         assert c.time() - began < 2.0, "publish() went on after its timeout"
     await publisher.publish(ORDERS, "other")
     await bus.publish(ORDERS, "own")
-    await all_handled(log, ["other", "own"])
+    await all_handled(c, log, ["other", "own"])
 
 
 @case(66, "groups", "ctl:proxy")
@@ -211,16 +215,22 @@ async def slow_link(c: Context) -> None:
         out(c.name(), c.random.randbytes(size), f"k{n}", headers=[("h", c.random.randbytes(20).hex().encode())])
         for n, size in enumerate(sizes)
     ]
-    for fault in (
-        lambda: c.line.latency(0.02, jitter=0.02, seed=c.seed), lambda: c.line.bandwidth(200_000),
-        lambda: c.line.slices(61),
-    ):  # fmt: skip
-        fault()
-        await c.stored(t, *sent)
-        got = await m.drain(len(sent))
-        assert sorted(map(content, got), key=repr) == sorted(map(content, sent), key=repr), "it was changed on the way"
-        assert [m.source.headers(d) for d in sorted(got, key=by_key)] == [s.headers for s in sent]
+
+    async def through(messages: list[Outgoing]) -> None:
+        await c.stored(t, *messages)
+        got = sorted(await m.drain(len(messages)), key=lambda d: d.key or b"")
+        assert [(d.key, d.body) for d in got] == [(s.key, s.body) for s in messages], "it was changed on the way"
+        assert [m.source.headers(d) for d in got] == [s.headers for s in messages], "headers were changed on the way"
         await c.line.heal()
+
+    c.line.latency(0.02, jitter=0.02, seed=c.seed)
+    await through(sent)
+    c.line.bandwidth(200_000)
+    await through(sent)
+    c.line.slices(1000)
+    await through(sent)
+    c.line.slices(3)
+    await through(sent[:3])
     await m.nothing()
     await m.close()
 
@@ -233,10 +243,14 @@ async def slow_link_through_bus(c: Context) -> None:
     await c.serve(bus)
     c.line.latency(0.01, jitter=0.02, seed=c.seed)
     c.line.bandwidth(500_000)
-    c.line.slices(97)
     texts = [f"{n}:" + c.random.randbytes(100 * n).hex() for n in range(30)]
     await bus.publish_many(ORDERS, texts)
     await log.reach(30)
+    await c.line.heal()
+    c.line.slices(3)
+    texts += ["short", "shorter"]
+    await bus.publish_many(ORDERS, texts[-2:], timeout=5)
+    await log.reach(32)
     await c.line.heal()
     await log.quiet()
     each_once([text.encode() for text in log.items], texts)
@@ -247,26 +261,29 @@ async def ack_lost(c: Context) -> None:
     """The answer to a send is lost: it says MaybeSent and never sends again; what the broker stored is there once."""
     reader = await Reader(c, await c.open(), c.name()).join()
     t = await c.open(c.proxied_url)
-    await c.stored(t, out(c.name(), "before", dedup="before"))
+    await c.stored(t, out(c.name(), "before"))
+    sent: dict[bytes, TransportError | None] = {}
     for n in range(3):
         body = f"{n}".encode() + c.random.randbytes(LARGE)
         cut = c.line.cut(request=LARGE, response=n)
-        message = out(c.name(), body, dedup=f"{c.namespace}{n}")
-        outcome = await attempt(c, t, message)
-        assert cut.happened.is_set(), "the answer was not cut: what was sent is larger than what was asked for"
-        await reconnect(c, t)
-        await c.stored(t, out(c.name(), f"after{n}"))
-        await reader.until([f"after{n}"])
-        await reader.quiet()
-        copies = reader.read.count(body)
+        sent[body] = outcome = await attempt(c, t, out(c.name(), body, dedup=f"{c.namespace}{n}"))
+        assert cut.happened.is_set(), NOT_CUT
         assert outcome is None or isinstance(outcome, MaybeSent), f"it may be stored, and send() says {outcome!r}"
+        await reconnect(c, t)
+    await c.stored(t, out(c.name(), "after"))
+    await reader.until(["before", "after", *(body for body, outcome in sent.items() if outcome is None)])
+    await reader.quiet()
+    for body in sent:
+        copies = reader.read.count(body)
         assert copies <= 1, f"the driver sent again what may have been stored: {copies} copies"
-        assert copies == 1 or outcome is not None, "it says that it is stored, and it is not"
-        await insist(c, t, message)
-        await reader.until([body])
-        await reader.quiet()
-        most = 2 if c.capabilities.dedup is None else 1
-        assert reader.read.count(body) <= most, f"sent twice with one token, and there {reader.read.count(body)} times"
+    for n, body in enumerate(sent):
+        await insist(c, t, out(c.name(), body, dedup=f"{c.namespace}{n}"))
+    await reader.until(sent)
+    await reader.quiet()
+    most = 2 if c.capabilities.dedup is None else 1
+    for body in sent:
+        copies = reader.read.count(body)
+        assert copies <= most, f"sent twice with one token, and there {copies} times"
     await reader.leave()
 
 
@@ -313,7 +330,7 @@ async def ack_lost_through_bus(c: Context) -> None:
     await log.reach(1)
     cut = c.line.cut(request=LARGE)
     id = await bus.publish(ORDERS, c.random.randbytes(LARGE).hex())
-    assert cut.happened.is_set()
+    assert cut.happened.is_set(), NOT_CUT
     await log.until(lambda: any(one == id for one, _ in log.items), "it is handled")
     cut = c.line.cut(request=LARGE)
     try:
@@ -322,13 +339,13 @@ async def ack_lost_through_bus(c: Context) -> None:
         pass
     else:
         assert c.capabilities.dedup is not None, "the answer was cut, and publish() says that it is stored"
-    assert cut.happened.is_set()
+    assert cut.happened.is_set(), NOT_CUT
     await bus.publish(ORDERS, "last")
     await log.until(lambda: log.items[-1][1] == 4, "the last is handled")
     await log.quiet()
     ids = [one for one, _ in log.items]
     assert ids.count(id) in ((1,) if c.capabilities.dedup else (1, 2)), f"{ids.count(id)} copies of one publish"
-    assert len(ids) - ids.count(id) in (2, 3)
+    assert len(ids) - ids.count(id) in (2, 3), f"beside it there are {len(ids) - ids.count(id)} messages, not 2 or 3"
 
 
 # ---- what they share
@@ -344,11 +361,3 @@ async def judge(reader: Reader, fate: dict[bytes, TransportError | None]) -> Non
         assert copies <= 1, f"{copies} copies of one send: {error!r}"
         assert copies == 0 or error is None or isinstance(error, MaybeSent), f"send() said {error!r}, and it is stored"
     await reader.leave()
-
-
-def content(message: Outgoing | Delivery) -> tuple[bytes | None, bytes | None]:
-    return message.key, message.body
-
-
-def by_key(delivery: Delivery) -> bytes:
-    return delivery.key or b""

@@ -10,7 +10,7 @@ from switchgear.errors import Lost, NotSent, Refused, TransportError, Unavailabl
 from switchgear_conformance.case import case
 from switchgear_conformance.context import Context, listen
 from switchgear_conformance.member import bodies, out
-from switchgear_conformance.steady import Reader, attempt, insist
+from switchgear_conformance.steady import Reader, attempt, insist, patience
 
 from .faults_broker import all_handled
 
@@ -54,7 +54,7 @@ async def zombie_member_process(c: Context) -> None:
     await c.stored(t, out(c.name(), "one"))
     assert await zombie.line() == "got one"
     heir = await c.join(t, c.name(), lease=30.0)
-    taken = await heir.take(1, within=10 + 5 * c.lease)
+    taken = await heir.take(1, within=patience(c))
     zombie.resume()
     said = await zombie.line()
     assert said in ("settled", "Lost", "Unavailable"), f"a late ack ends in {said}"
@@ -80,7 +80,7 @@ async def zombie_member_through_bus(c: Context) -> None:
     heir, log = c.bus(), c.log()
     listen(heir, ORDERS, log, lease=c.lease)
     async with heir.serving():
-        await log.reach(1, 10 + 5 * c.lease)
+        await log.reach(1, patience(c))
         zombie.resume()
         assert await zombie.line() == "end one"
         await log.quiet()
@@ -144,6 +144,6 @@ async def storage_full_through_bus(c: Context) -> None:
             raise AssertionError(f"fill() left room for {len(stored)} messages of 100 kB: let it leave none")
         failed = f"{n}.{text}"
     await bus.publish(ORDERS, "after")
-    await all_handled(log, ["before", "after", *stored])
+    await all_handled(c, log, ["before", "after", *stored])
     await log.quiet()
     assert failed not in log.items, "publish() said that it is not stored, and it is"

@@ -17,6 +17,8 @@ Address = tuple[str, int]
 class Wire:
     """Once it is broken it stays so."""
 
+    read_frame = staticmethod(read_frame)
+
     def __init__(self, address: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._where = f"simulated://{address[0]}:{address[1]}"
         self._reader, self._writer = reader, writer
@@ -69,13 +71,13 @@ class Wire:
 
     async def _read(self) -> None:
         try:
-            while (data := await read_frame(self._reader)) is not None:
+            while (data := await self.read_frame(self._reader)) is not None:
                 answer = msgspec.msgpack.decode(data, type=Answer)
                 self._heard = self._time()
                 if (future := self._calls.get(answer.number)) is not None and not future.done():
                     future.set_result(answer)
             self._break(ConnectionError("the server closed it"))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, msgspec.DecodeError) as error:
             self._break(error)
 
     def _break(self, error: Exception) -> None:
