@@ -16,27 +16,16 @@ from .bug import Bug
 class RetryLosesHeaders(Bug):
     """What is handed out again has lost the headers that are not CloudEvents attributes."""
 
-    fails = {"36.driver"}
+    fails = {"15.driver", "36.driver", "42.bus"}
 
     def headers(self, s: Source, d: Delivery) -> list[tuple[str, bytes]]:
         return [h for h in s.headers(d) if d.deliveries == 1 or h[0].startswith("ce-")]
 
 
-class ReleaseCounts(Bug):
-    """A release counts as a failed delivery."""
-
-    fails = {"36.driver.release"}
-
-    async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
-        return await s.settle(
-            [Settlement(b.delivery, Verdict.RETRY) if b.verdict is Verdict.RELEASE else b for b in batch]
-        )
-
-
 class RedriveLimit(Bug):
     """The broker has a limit of its own: what was given back three times is gone."""
 
-    fails = {"37.driver", "37.bus"}
+    fails = {"37.driver", "37.bus", "41.driver", "41.bus", "75.bus"}
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         return await s.settle([
@@ -48,7 +37,7 @@ class RedriveLimit(Bug):
 class RetryAtOnce(Bug):
     """The first RETRY of a message does not wait."""
 
-    fails = {"32.driver.retry", "34.driver.delay", "38.driver", "38.bus"}
+    fails = {"32.driver.retry", "34.driver.delay", "38.driver", "38.bus", "41.driver", "41.bus"}
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         return await s.settle([
@@ -84,7 +73,17 @@ class CumulativeAck(Bug):
 class ExtendIgnored(Bug):
     """EXTEND is confirmed and changes nothing."""
 
-    fails = {"40.driver", "40.bus"}
+    fails = {
+        "40.driver",
+        "40.bus",
+        "75.driver",
+        "75.driver.ordered",
+        "75.driver.total",
+        "81.driver",
+        "81.driver.keys",
+        "86.driver",
+        "86.bus",
+    }
 
     async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
         return [structs.replace(d) for d in await s.receive(limit, held)]  # of its own, since the core writes `until`
@@ -97,7 +96,15 @@ class ExtendIgnored(Bug):
 class LeaseNeverEnds(Bug):
     """What a member took is kept for it for an hour, whatever lease was asked for."""
 
-    fails = {"40.driver.ended"}
+    fails = {
+        "40.driver.ended",
+        "72.driver",
+        "81.driver",
+        "81.driver.keys",
+        "82.driver",
+        "88.driver.lease",
+        "88.bus.lease",
+    }
 
     async def subscribe(self, t: Transport, subscription: Subscription, revoked: Revoked) -> Source:
         return await t.subscribe(replace(subscription, lease=3600.0), revoked)
