@@ -118,5 +118,8 @@ def bugs() -> dict[str, type[Bug]]:
             continue
         for value in vars(import_module(module.name)).values():
             if isinstance(value, type) and issubclass(value, Bug) and value.__module__ == module.name:
-                found["".join(f"-{c.lower()}" if c.isupper() else c for c in value.__name__).lstrip("-")] = value
+                name = "".join(f"-{c.lower()}" if c.isupper() else c for c in value.__name__).lstrip("-")
+                if name in found:
+                    raise RuntimeError(f"two bugs are named {name}: in {found[name].__module__} and {module.name}")
+                found[name] = value
     return dict(sorted(found.items()))

@@ -39,7 +39,7 @@ class BodyAsText(Bug):
         return await t.send([changed(m, body=b) for m, b in zip(batch, texts, strict=True)], deadline)
 
 
-class MediaCut(Bug):
+class ParametersCut(Bug):
     """The parameters of a content type are cut off."""
 
     fails = {"2.driver"}
