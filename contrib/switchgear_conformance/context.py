@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from switchgear import Bus, Knobs, Topic
 from switchgear.clock import Clock
 from switchgear.driver import Capabilities, Clocked, Order, Outgoing, Start, Subscription, Transport
-from switchgear.errors import TransportError
+from switchgear.errors import SwitchgearError, TransportError
 from switchgear.plugins import open_transport
 
 from .case import Case
@@ -295,7 +295,7 @@ class Context:
                 await transport.connect(self.deadline(within))
                 probe = Outgoing(self.name("probe"), b"probe", private=True)
                 return list(await transport.send([probe], self.deadline(within))) == [None]
-        except (TransportError, TimeoutError):
+        except (SwitchgearError, TimeoutError):
             return False
         finally:
             try:
@@ -309,7 +309,7 @@ class Context:
             raise HarnessLied(f"the harness {self.harness.name!r}: {what} returned and the broker still answers: {how}")
 
     async def _must_answer(self, what: str, how: str) -> None:
-        ends = self.deadline()
+        ends = self.time() + PATIENCE
         while not await self.answers(PATIENCE):
             if self.time() >= ends:
                 raise HarnessLied(

@@ -117,6 +117,15 @@ class Reader:
             assert self._c.time() < ends, f"lost: {sorted(missing)[:10]} ({len(missing)} of {len(bodies)})"
             await self.step()
 
+    async def more(self, count: int) -> None:
+        """Read until so many more came; AssertionError when they do not."""
+        ends, goal = self._c.time() + patience(self._c), len(self.read) + count
+        while len(self.read) < goal:
+            assert self._c.time() < ends, (
+                f"nothing came any more, or too little: {goal - len(self.read)} of {count} miss"
+            )
+            await self.step()
+
     async def quiet(self) -> None:
         """Read on for the quiet window; whatever comes is in `read`."""
         ends = self._c.time() + self._c.quiet

@@ -72,9 +72,7 @@ async def broker_kill_midflight(c: Context) -> None:
     sending = [Sending(c, f"p{n}.") for n in range(3)]
     async with at_work(*(s.run() for s in sending)):
         for _ in range(ROUNDS - 1):
-            before = len(reader.read)
-            while len(reader.read) < before + 50:
-                await reader.step()
+            await reader.more(50)
             await asyncio.sleep(c.random.uniform(0, 0.05))
             await c.kill()
             await c.start()
