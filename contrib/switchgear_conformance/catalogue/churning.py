@@ -53,13 +53,11 @@ async def churn_through_bus(c: Context) -> None:
     publisher = await c.opened(c.bus())
     log = c.log()
     orders = numbered(300)
-    done = asyncio.Event()
 
     async def publish() -> None:
         for begin in range(0, 300, 10):
             await publisher.publish_many(ORDERS, orders[begin : begin + 10])
             await asyncio.sleep(0.002)
-        done.set()
 
     async def come_and_go(bus: Bus, *routers: Router) -> None:
         for _ in range(4):

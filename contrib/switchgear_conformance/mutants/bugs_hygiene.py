@@ -155,8 +155,10 @@ class AnyLoop(Bug):
     fails = {"28.bus"}
 
     async def connect(self, t: Transport, deadline: float) -> None:
+        right = Bus._running  # pyright: ignore[reportPrivateUsage]
+
         def running(self: Bus) -> object:
-            return self._open  # pyright: ignore[reportPrivateUsage]
+            return self._open or right(self)  # pyright: ignore[reportPrivateUsage]
 
         patch(self, Bus, "_running", running)
         await t.connect(deadline)

@@ -45,7 +45,7 @@ class CancelledIsDropped(Bug):
 class CancelledIsHandled(Bug):
     """What is given back while handlers are being cancelled is acknowledged."""
 
-    fails = {"21.bus.shutdown"}
+    fails = {"21.bus.shutdown", "82.bus", "87.bus", "87.bus.keys", "88.bus", "88.bus.keys"}
 
     async def connect(self, t: Transport, deadline: float) -> None:
         right = Consumer.release
@@ -189,7 +189,10 @@ class Unflushed(Bug):
 class ReleaseCounts(Bug):
     """What is given back without having been handled counts as one more attempt."""
 
-    fails = {"21.bus.shutdown", "26.driver", "26.bus", "27.bus"}
+    fails = {
+        "21.bus.shutdown", "26.driver", "26.bus", "27.bus", "36.driver.release", "75.driver", "75.driver.ordered",
+        "75.driver.total", "88.driver", "88.bus", "88.bus.keys",
+    }  # fmt: skip
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         return await s.settle([msgspec.structs.replace(i, verdict=RETRY) if i.verdict is RELEASE else i for i in batch])
@@ -198,7 +201,7 @@ class ReleaseCounts(Bug):
 class MembersOverflow(Bug):
     """A table holds eight members: what later ones give back or leave when they go is lost."""
 
-    fails = {"27.driver", "27.bus"}
+    fails = {"27.driver", "27.bus", "76.driver"}
 
     def __init__(self) -> None:
         self.members = 0
