@@ -122,6 +122,7 @@ class Server:
         """SIGSTOP: connections stay open and nothing answers."""
         self._running()
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # until every thread has stopped
         self._paused = True
 
     def resume(self) -> None:
