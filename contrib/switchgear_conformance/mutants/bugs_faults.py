@@ -15,6 +15,7 @@ from .patching import patch, restore
 
 LARGE = 16_384  # bytes
 LATER = 0.3  # seconds
+STILL = 2.3  # seconds; a receive takes one
 
 
 class Later:
@@ -92,17 +93,27 @@ class AnsweredBeforeTheCommit(Bug):
 
 
 class SilentAfterBreak(Bug):
-    """A source whose connection broke hands out nothing any more, and does not say so."""
+    """A source whose connection broke or stood still hands out nothing any more, and does not say so."""
 
     over = "simulated"
     fails = {"61.driver", "61.bus", "62.bus", "64.driver", "64.bus", "65.driver", "65.bus"}
 
+    def __init__(self) -> None:
+        self.dead: set[Source] = set()
+
     async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
-        try:
-            return await s.receive(limit, held)
-        except (Lost, Unavailable):
+        if s in self.dead:
             await asyncio.sleep(0.1)
             return []
+        began = asyncio.get_running_loop().time()
+        try:
+            found = await s.receive(limit, held)
+        except (Lost, Unavailable):
+            self.dead.add(s)
+            return []
+        if asyncio.get_running_loop().time() - began > STILL:
+            self.dead.add(s)
+        return found
 
 
 class ConnectsForever(Bug):
