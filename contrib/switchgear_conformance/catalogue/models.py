@@ -5,7 +5,7 @@ from __future__ import annotations
 from switchgear_conformance.case import case
 from switchgear_conformance.context import Context
 from switchgear_conformance.models.envelopes import Envelopes, Values, envelopes, values
-from switchgear_conformance.models.faults import Faults, faults
+from switchgear_conformance.models.faults import Faults, Outages, faults, outages
 from switchgear_conformance.models.groups import Crews, Groups, crews, groups
 from switchgear_conformance.models.log import Journal, Log, journals, logs
 from switchgear_conformance.models.play import explore
@@ -82,10 +82,16 @@ async def group_machine_through_bus(c: Context) -> None:
     await explore(c, Crews, crews(c), examples=20)
 
 
-@case(78, "persistent", "groups", "ctl:proxy", "ctl:kill", bound=BOUND)
+@case(78, "groups", "ctl:proxy", bound=BOUND)
 async def fault_machine(c: Context) -> None:
     """The line breaks and the broker is killed: what was acknowledged is read, what failed for certain is not."""
-    await explore(c, Faults, faults(c), examples=40)
+    await explore(c, Faults, faults(c), examples=40, least=6)
+
+
+@case(78, "groups", "order>=key", "ctl:proxy", level="bus", bound=BOUND)
+async def fault_machine_through_bus(c: Context) -> None:
+    """The line breaks and the broker is killed: everything is published and handled, keys in order."""
+    await explore(c, Outages, outages(c), examples=40, least=4)
 
 
 @case(79, "groups", level="bus", bound=BOUND)

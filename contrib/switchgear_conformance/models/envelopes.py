@@ -69,7 +69,8 @@ class Envelopes:
     async def send(
         self, body: bytes | None, key: bytes | None, media: bytes | None, headers: Sent, marked: bool
     ) -> None:
-        """A message to be sent, with all others in as few batches as the driver takes."""
+        """A message to be sent, with all others in as few batches as the driver takes; a tombstone has a key."""
+        key = b"gone" if body is None and key is None else key
         self.sent.append(out(self.c.name(), body, key, media=media, headers=list(headers), marked=marked))
 
     async def finish(self) -> None:

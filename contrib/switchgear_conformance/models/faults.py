@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from switchgear import Topic
 from switchgear.errors import MaybeSent, Unavailable
-from switchgear_conformance.context import Context
+from switchgear_conformance.context import Context, listen
 from switchgear_conformance.member import out
 from switchgear_conformance.steady import Reader, attempt, reconnect
 
-from .play import Program, program, step
+from .play import Program, Step, program, step
 
 
 def faults(c: Context) -> SearchStrategy[Program]:
-    """Programs of sending and reading, over a line that breaks and a broker that is killed."""
+    """Programs of sending and reading, over a line that breaks and a broker that is killed where that can be done."""
     send, read = step("send", st.sampled_from([1, 2, 5])), step("read")
     line = [
         step("reset"), step("down"), step("strand"), step("cut", st.sampled_from([1, 200]), st.sampled_from([0, 3])),
         step("slices", st.sampled_from([1, 7])), step("heal"),
     ]  # fmt: skip
-    return program(*[send] * 5, *[read] * 3, *line, step("kill"), first=step("open"), size=12)
+    return program(*[send] * 5, *[read] * 3, *line, *_killing(c), first=step("open"), size=12)
+
+
+def _killing(c: Context) -> list[SearchStrategy[Step]]:
+    """A broker that forgets all may be killed too, and there is nothing then that could be asked of it."""
+    return [step("kill")] if "kill" in c.harness.powers and c.capabilities.persistent else []
 
 
 class Faults:
@@ -45,11 +52,11 @@ class Faults:
         """Send so many messages, one by one, each once; note what is said of them."""
         for _ in range(count):
             body = str(len(self.stored | self.unsure | self.failed)).encode()
-            error = await attempt(self.c, self.transport, out(self.c.name(), body), 1.0)
+            error = await attempt(self.c, self.transport, out(self.c.name(), body), 0.5)
             (self.stored if error is None else self.unsure if isinstance(error, MaybeSent) else self.failed).add(body)
             if error is not None:
                 with suppress(Unavailable):
-                    await self.transport.connect(self.c.deadline(1.0))
+                    await self.transport.connect(self.c.deadline(0.5))
 
     async def read(self) -> None:
         """Receive and acknowledge once, if there is something to come."""
@@ -70,8 +77,9 @@ class Faults:
         self.c.line.strand()
 
     async def cut(self, request: int, response: int) -> None:
-        """The next answer is cut off after so many bytes."""
+        """The next answer is cut off after so many bytes; mostly it is the one to this message."""
         self.c.line.cut(request=request, response=response)
+        await self.send(1)
 
     async def slices(self, size: int) -> None:
         """Everything comes in small pieces."""
@@ -84,10 +92,7 @@ class Faults:
     async def kill(self) -> None:
         """SIGKILL the broker and start it again."""
         self.killed = True
-        try:
-            await self.c.kill()
-        finally:
-            await self.c.start()
+        await _kill(self.c)
 
     async def finish(self) -> None:
         """Over a good line: everything acknowledged is read."""
@@ -106,3 +111,79 @@ class Faults:
             again = sorted(self.reader.returned)
             assert not again, f"acknowledged, confirmed, and handed out again: {again[:5]}"
         await self.reader.leave()
+
+
+async def _kill(c: Context) -> None:
+    try:
+        await c.kill()
+    finally:
+        await c.start()
+
+
+# ---- through Bus
+
+
+def outages(c: Context) -> SearchStrategy[Program]:
+    """Programs of publishing and handling, over a line that breaks and a broker that is killed where that can be."""
+    publish = step("publish", st.sampled_from("ab"), st.sampled_from([1, 5, 20]))
+    line = [step("reset"), step("down"), step("cut", st.sampled_from([1, 200]), st.sampled_from([0, 3]))]
+    return program(publish, publish, *line, *_killing(c), first=step("open"), size=8)
+
+
+class Outages:
+    """One bus that publishes and one that handles, both through the proxies."""
+
+    def __init__(self, context: Context) -> None:
+        self.c = context
+        self.topic = Topic("orders", str, key=lambda body: body[0], partitions=2)
+        self.publishing: list[asyncio.Task[str]] = []
+        self.sent: list[str] = []
+        self.log = context.log()
+
+    async def open(self) -> None:
+        """Serve over a good line."""
+        await self.c.line.heal()
+        handling = self.c.bus(self.c.proxied_url)
+        listen(handling, self.topic, self.log, lease=self.c.lease)
+        await self.c.serve(handling)
+        self.bus = await self.c.opened(self.c.bus(self.c.proxied_url))
+        for key in "ab":
+            await self.publish(key, 1)
+        await asyncio.gather(*self.publishing)  # from now on nothing goes before a message
+
+    async def publish(self, key: str, count: int) -> None:
+        """Begin to publish so many, all at once."""
+        bodies = [f"{key}{len(self.sent) + i}" for i in range(count)]
+        self.sent += bodies
+        self.publishing += [asyncio.create_task(self.bus.publish(self.topic, body)) for body in bodies]
+        await asyncio.sleep(0)
+
+    async def reset(self) -> None:
+        """RST every connection."""
+        await self.c.line.reset()
+
+    async def down(self) -> None:
+        """Nobody listens for a moment, in which something is published."""
+        async with self.c.line.broken():
+            await self.publish("a", 2)
+            await asyncio.sleep(0.1)
+
+    async def cut(self, request: int, response: int) -> None:
+        """The next answer is cut off after so many bytes, perhaps that to this message."""
+        self.c.line.cut(request=request, response=response)
+        await self.publish("b", 1)
+
+    async def kill(self) -> None:
+        """SIGKILL the broker and start it again."""
+        await _kill(self.c)
+
+    async def finish(self) -> None:
+        """Over a good line everything is published and handled, each key in order the first time."""
+        await self.c.line.heal()
+        await asyncio.gather(*self.publishing)
+        await self.log.until(lambda: set(self.log.items) >= set(self.sent), "all that was published is handled", 30.0)
+        unexpected = set(self.log.items) - set(self.sent)
+        assert not unexpected, f"handled, and never published: {sorted(unexpected)[:5]}"
+        for key in "ab":
+            first = [int(body[1:]) for body in dict.fromkeys(self.log.items) if body[0] == key]
+            assert first == sorted(first), f"key {key} was handled in the order {first[:40]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -70,9 +70,15 @@ class Groups:
     async def join(self, which: int) -> None:
         """One member more, up to two."""
         g = self.groups[which]
-        if len(g.members) < 2:
-            g.members.append(await self.c.join(self.transport, self.c.name(), group=f"group{which}"))
-            g.exists = True
+        if len(g.members) == 2:
+            return
+
+        async def revoked(lanes: Collection[str], lost: bool) -> None:
+            g.held = {n: (m, d) for n, (m, d) in g.held.items() if m is not joined or d.lane not in lanes}
+
+        joined = await self.c.join(self.transport, self.c.name(), group=f"group{which}", revoked=revoked)
+        g.members.append(joined)
+        g.exists = True
 
     async def leave(self, which: int) -> None:
         """The member that is longest there leaves; what it holds goes back."""

@@ -27,7 +27,7 @@ Step = tuple[Any, ...]
 """The name of a machine's method, and its arguments."""
 Program = tuple[Step, ...]
 
-PATIENCE = {True: 3600.0, False: 60.0}  # seconds of the loop's time for one program, by whether time is virtual
+PATIENCE = {True: 3600.0, False: 120.0}  # seconds of the loop's time for one program, by whether time is virtual
 EXPLORING = 4.0  # seconds of programs where time is real
 SHORTENING = {True: 2.0, False: 15.0}  # real seconds to look for a shorter program
 
@@ -68,17 +68,21 @@ def made_up(programs: SearchStrategy[Program], count: int, number: int) -> list[
     return found
 
 
-async def explore(c: Context, machine: type[Machine], programs: SearchStrategy[Program], *, examples: int) -> None:
-    """Play so many programs, where time is real for about four seconds; AssertionError with one that fails, as code
-    from which no step can be left out.
+async def explore(
+    c: Context, machine: type[Machine], programs: SearchStrategy[Program], *, examples: int, least: int = 0
+) -> None:
+    """Play so many programs; where time is real for about four seconds, but at least so many. AssertionError with one
+    that fails, as code from which no step can be left out.
 
     Hypothesis is not asynchronous: it makes the programs up, and they are played and made shorter here.
     """
     virtual = c.harness.virtual
     ends = time.perf_counter() + EXPLORING
     played = 0
-    for steps in made_up(programs, examples, c.seed):
-        if not virtual and time.perf_counter() > ends:
+    found = made_up(programs, examples, c.seed)
+    c.random.shuffle(found)  # Hypothesis begins with the simplest, and there may be no time for others
+    for steps in found:
+        if not virtual and played >= least and time.perf_counter() > ends:
             break
         played += 1
         if (error := await _played(c, machine, steps)) is not None:

@@ -228,7 +228,7 @@ class Queue:
         m = self.members[who]
         outcomes = await m.outcomes((h.delivery for h in chosen), verdict, LEASE if verdict is EXTEND else 0.0)
         if m.cumulative:
-            outcomes = [outcomes[0]] * len(chosen)
+            outcomes = [next((o for o in outcomes if o is not None), None)] * len(chosen)  # one a lane
         for h, outcome in zip(chosen, outcomes, strict=True):
             sure = h.until > self.c.time()
             assert outcome is None or (isinstance(outcome, Lost) and not sure), (

@@ -20,7 +20,7 @@ from switchgear.driver import (
     Transport,
     Verdict,
 )
-from switchgear.errors import MaybeSent, NotSent, TransportError
+from switchgear.errors import MaybeSent, NotSent, TransportError, Unavailable
 
 from .bug import Bug
 
@@ -196,3 +196,21 @@ class SecondBreakDefinite(Bug):
         if self._breaks < 2:
             return outcomes
         return [NotSent(str(o)) if isinstance(o, MaybeSent) else o for o in outcomes]
+
+
+class SecondBreakStored(Bug):
+    """From the second time on, a send over a connection that broke is said to have been stored."""
+
+    fails = {"78.driver", "78.bus"}
+    over = "simulated"
+
+    def __init__(self) -> None:
+        self._breaks = 0
+
+    async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
+        try:
+            outcomes = await t.send(batch, deadline)
+        except (MaybeSent, Unavailable) as error:
+            outcomes = [error] * len(batch)
+        self._breaks += any(outcomes)
+        return [None] * len(batch) if self._breaks > 1 else outcomes
