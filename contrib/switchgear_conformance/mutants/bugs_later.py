@@ -54,7 +54,7 @@ class EqualTimesReversed(Bug):
 class CancelsTwice(Bug):
     """What was taken back once can be taken back again."""
 
-    fails = {"46.driver.cancel", "46.bus"}
+    fails = {"46.driver.cancel", "46.bus.cancel"}
 
     def __init__(self) -> None:
         self._cancelled: set[tuple[str, str]] = set()
@@ -107,7 +107,7 @@ class TtlIgnored(Bug):
 class ExpiryNotStored(Bug):
     """The header that says when a message expires is not stored."""
 
-    fails = {"48.bus"}
+    fails = {"43.driver", "43.bus", "48.bus", "74.bus"}
 
     async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         kept = [[h for h in m.headers if not h[0].endswith("expirytime")] for m in batch]
