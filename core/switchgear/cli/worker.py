@@ -47,6 +47,8 @@ class Report(msgspec.Struct):
     health: Health
     grace: float
     """Seconds that it may take to end."""
+    proven: bool
+    """The job can run: every bus is ready, or waits for a broker that is away."""
 
 
 def main() -> None:
@@ -96,12 +98,19 @@ async def _report(writer: asyncio.StreamWriter, buses: list[Bus], started: async
     with suppress(OSError):
         while True:
             state = overall(buses, started.is_set())
-            writer.write(msgspec.json.encode(Report(state, grace)) + b"\n")
+            proven = all(bus.health().ready or _waits(bus) for bus in buses)
+            writer.write(msgspec.json.encode(Report(state, grace, proven)) + b"\n")
             await writer.drain()
             for _ in range(10):  # what changes is told sooner: others wait for it
                 await asyncio.sleep(BEAT / 10)
                 if overall(buses, started.is_set()).ready != state.ready:
                     break
+
+
+def _waits(bus: Bus) -> bool:
+    """Whether its broker could not be reached, and may yet be."""
+    link = None if bus._open is None else bus._open.link
+    return link is not None and link.error is not None and link.terminal is None
 
 
 async def _outlive_nobody(reader: asyncio.StreamReader) -> None:

@@ -55,7 +55,7 @@ class Workers:
         Returns the exit code: 0 when every worker ended as asked, 2 for a wrong configuration, else 1.
         """
         try:
-            codes = await asyncio.gather(*(self._keep(n) for n in self._workers))
+            codes = await asyncio.gather(*map(self._to_its_end, self._workers))
         finally:
             self.kill()
             if self._deadline is not None:
@@ -100,11 +100,17 @@ class Workers:
 
     # ---- one worker -----------------------------------------------------------------------------------------------
 
+    async def _to_its_end(self, n: int) -> int:
+        try:
+            return await self._keep(n)
+        finally:
+            await self._tell()  # who waits for the first one would wait for ever
+
     async def _keep(self, n: int) -> int:
         """Keep one worker running; returns the exit code that it contributes."""
         if n > 1:  # the first one finds out whether the job can run at all: then one message says why it cannot
             async with self._news:
-                await self._news.wait_for(lambda: self._stopping.is_set() or self._workers[1].loaded)
+                await self._news.wait_for(lambda: self._stopping.is_set() or self._workers[1].proven)
         deaths = 0
         while not self._stopping.is_set():
             begun = self._loop.time()
@@ -156,9 +162,8 @@ class Workers:
         try:
             writer.write(msgspec.json.encode(self._job) + b"\n")
             while line := await reader.readline():
-                worker.report, worker.heard, worker.loaded = (
-                    msgspec.json.decode(line, type=Report), self._loop.time(), True
-                )  # fmt: skip
+                worker.report, worker.heard = msgspec.json.decode(line, type=Report), self._loop.time()
+                worker.proven |= worker.report.proven
                 await self._tell()
         except OSError:
             pass  # it died, which its exit code tells
@@ -182,8 +187,8 @@ class _Worker:
         self.report: Report | None = None
         self.heard = 0.0
         """When the last report came, on the loop's clock."""
-        self.loaded = False
-        """It has got as far as running the job, once."""
+        self.proven = False
+        """It has shown, once, that the job can run."""
 
     def signal(self, number: int) -> None:
         if self.process is not None and self.process.returncode is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -169,6 +170,16 @@ def test_a_worker_that_hangs_is_killed_at_the_deadline(start: Start, here: Path,
     assert says(process, "stuck")
     process.terminate()
     assert process.wait(PATIENCE) == 1
+
+
+def test_told_to_stop_before_the_first_worker_is_connected_they_all_end(start: Start, app: str) -> None:
+    pytest.importorskip("redis")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = start("run", app, "--workers", "2", "--url", f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        connection, _ = silent.accept()
+        with connection:
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
 
 
 def test_workers_need_a_broker_that_processes_share(sg: Run, app: str) -> None:
