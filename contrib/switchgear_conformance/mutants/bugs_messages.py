@@ -32,7 +32,7 @@ def changed(m: Outgoing, **fields: Any) -> Outgoing:
 class BodyAsText(Bug):
     """Bodies pass through a text field."""
 
-    fails = {"2.driver", "2.bus"}
+    fails = {"2.driver", "2.bus", "43.driver", "43.bus", "74.driver", "85.driver", "85.bus"}
 
     async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         texts = [m.body and m.body.decode(errors="replace").encode() for m in batch]
@@ -52,7 +52,7 @@ class ParametersCut(Bug):
 class HeadersByName(Bug):
     """Headers are kept as a mapping: of a repeated name the last."""
 
-    fails = {"3.driver"}
+    fails = {"3.driver", "36.driver", "46.driver", "74.driver"}
 
     async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         return await t.send([changed(m, headers=list(dict(m.headers).items())) for m in batch], deadline)
@@ -61,7 +61,7 @@ class HeadersByName(Bug):
 class HeadersTrimmed(Bug):
     """Headers go over HTTP: blanks around a value are taken away, and what is empty is left out."""
 
-    fails = {"3.driver", "3.bus"}
+    fails = {"3.driver", "3.bus", "74.driver", "74.bus"}
 
     def headers(self, s: Source, d: Delivery) -> Headers:
         return [(name, kept) for name, value in s.headers(d) if (kept := value.strip())]
@@ -91,7 +91,7 @@ class NameReplaced(Bug):
 class MarksOneForAll(Bug):
     """A batch is marked as its second message is."""
 
-    fails = {"3.driver.marked"}
+    fails = {"3.driver.marked", "43.driver", "74.driver"}
 
     async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         return await t.send([changed(m, marked=m.marked and batch[:2][-1].marked) for m in batch], deadline)
@@ -122,7 +122,7 @@ class HeadersUnchecked(Bug):
 class HeadersCut(Bug):
     """Few headers are kept, as is declared, and the core cuts off what is beyond."""
 
-    fails = {"3.bus"}
+    fails = {"3.bus", "91.bus"}
 
     def capabilities(self, c: Capabilities) -> Capabilities:
         return replace(c, headers=HeaderLimits(count=14))
@@ -171,7 +171,7 @@ class TokenOfTheDelivery(Bug):
 class PositionOfTheMember(Bug):
     """A position counts what this member was handed, not where the message is."""
 
-    fails = {"15.driver", "15.bus"}
+    fails = {"15.driver", "15.bus", "44.driver.seek"}
 
     def __init__(self) -> None:
         self.given: dict[int, int] = {}
@@ -183,7 +183,7 @@ class PositionOfTheMember(Bug):
 class IdOfTheDelivery(Bug):
     """The broker stamps a new id on what it hands out again."""
 
-    fails = {"15.bus"}
+    fails = {"15.bus", "36.bus", "42.bus"}
 
     def headers(self, s: Source, d: Delivery) -> Headers:
         again = b"/%d" % d.deliveries if d.deliveries and d.deliveries > 1 else b""
