@@ -470,7 +470,8 @@ class Bus(Router):
     async def request(self, topic: Topic[T] | str, value: T, reply: TypeForm[R], *, timeout: Seconds = 10.0) -> R:
         """Publish a request and wait for its answer, decoded as `reply`.
 
-        At most once: a lost answer is a RequestTimeout. Raises RequestFailed with the responder's reason.
+        At most once: a lost answer is a RequestTimeout. Raises RequestFailed with the responder's reason, Unsupported
+        where the broker has no broadcast.
         """
         core = self._running()
         within = seconds(timeout)

@@ -338,9 +338,11 @@ class Core:
         await self.publisher.send_now(out, deadline)
 
     async def listening(self, deadline: float) -> Replies:
-        """The answers to this bus's requests, subscribed to. Raises Unavailable at the deadline."""
+        """The answers to this bus's requests, subscribed to. Raises Unsupported, or Unavailable at the deadline."""
         if self.closed:
             raise Misuse("the bus is closed")
+        if not self.transport.capabilities.broadcast:  # a group of its own for each process would stay on the broker
+            raise Unsupported(f"{self.scheme}:// has no broadcast, by which an answer finds the process that asked")
         if self.replies is None or self.replies.failed:
             self.replies = Replies(self)
         await self.replies.ready(deadline)

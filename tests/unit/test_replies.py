@@ -22,6 +22,7 @@ from switchgear import (
     RetryAfter,
     Topic,
     Unavailable,
+    Unsupported,
 )
 from switchgear import core as core_module
 from switchgear.replies import is_reply_address
@@ -292,6 +293,16 @@ async def test_the_timeout_covers_a_broker_that_is_away(monkeypatch: pytest.Monk
         assert asyncio.get_running_loop().time() - began == pytest.approx(2.0, abs=0.1)
     with pytest.raises(Misuse):
         await bus.request(asks, {}, str)
+
+
+@virtual
+async def test_a_broker_without_broadcast_has_no_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = ScriptedTransport(broadcast=False)
+    monkeypatch.setattr(core_module, "open_transport", lambda url, tuning: transport)
+    async with Bus("double://", name="tests", config={}) as bus:
+        with pytest.raises(Unsupported, match="double:// has no broadcast"):
+            await bus.request(asks, {}, str)
+    assert transport.stored == []
 
 
 @virtual
