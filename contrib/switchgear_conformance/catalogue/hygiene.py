@@ -84,8 +84,11 @@ async def no_leaks(c: Context) -> None:
 async def no_leaks_through_bus(c: Context) -> None:
     """A closed bus leaves no task, no thread and no file descriptor: handlers, requests, pulled messages, delays."""
     await c.opened(c.bus())
+    lives = 0
 
     async def live() -> None:
+        nonlocal lives
+        lives += 1
         bus, handled = c.bus(), list[str]()
 
         @bus.subscribe(ORDERS, group="billing")
@@ -102,7 +105,7 @@ async def no_leaks_through_bus(c: Context) -> None:
                 await bus.publish(ORDERS, "later", delay=60)
             if c.capabilities.broadcast:
                 assert await bus.request("questions", "who", str) == "WHO"
-            async with bus.consumer(ORDERS, group="pulling") as consumer:
+            async with bus.consumer(ORDERS, group=f"pulling{lives}") as consumer:
                 await bus.publish(ORDERS, "last")
                 assert (await anext(consumer)).body == "last"
             await c.eventually(lambda: len(handled) == 21, "21 orders are handled")
