@@ -32,6 +32,8 @@ async def restart_durability(c: Context) -> None:
     await m.take(5)  # unsettled: they come again
     await c.restart()
     await reconnect(c, t)
+    with suppress(TransportError):
+        await m.close()
     reader = await Reader(c, await c.open(), c.name()).join()
     await reader.until([m.body or b"" for m in sent if m.body not in settled])
     if c.capabilities.ack_durable:
