@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
-from switchgear import Bus
+from switchgear import Bus, Message
 from switchgear.driver import Capabilities, Delivery, Outgoing, Settlement, Source, Transport, Verdict
 from switchgear.errors import TransportError
+from switchgear.knobs import Outcomes
 from switchgear.lanes import Lanes
+from switchgear.program import Route
 
 from .bug import Bug
 from .patching import patch, restore
@@ -18,7 +21,7 @@ from .patching import patch, restore
 class OneFailsAll(Bug):
     """Where one item of a send is refused, all of them are said to be."""
 
-    fails = {"50.driver", "84.driver"}
+    fails = {"10.driver", "50.driver", "84.driver"}
 
     async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         outcomes = await t.send(batch, deadline)
@@ -48,14 +51,16 @@ class ManyOutOfPlace(Bug):
 
 
 class ReleaseOfOne(Bug):
-    """Of several messages that are given back in one call, only the first returns."""
+    """Of messages that are given back in one call, and whose neighbours are not, only the first returns."""
 
-    fails = {"42.bus.stop", "51.driver", "51.driver.topics"}
+    fails = {"51.driver"}
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         released = [one for one in batch if one.verdict is Verdict.RELEASE]
-        for one in released[1:]:
-            one.verdict = Verdict.ACK
+        places = [int(s.position(one.delivery)) for one in released]
+        if len(places) >= 8 and all(b - a > 1 for a, b in pairwise(places)):
+            for one in released[1:]:
+                one.verdict = Verdict.ACK
         return await s.settle(batch)
 
 
@@ -71,15 +76,25 @@ class RetryOfOneTopic(Bug):
         return await s.settle(batch)
 
 
-class OneVerdictForAll(Bug):
-    """A long settlement is carried out with the verdict of its first item."""
+class OnlyFirstFailed(Bug):
+    """The core takes the first of the errors that a batch handler returns, and the rest for done."""
 
-    fails = {"41.bus", "51.driver.topics", "51.bus"}
+    fails = {"51.bus"}
 
-    async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
-        if len(batch) >= 8:
-            batch = [Settlement(one.delivery, batch[0].verdict, one.seconds) for one in batch]
-        return await s.settle(batch)
+    async def connect(self, t: Transport, deadline: float) -> None:
+        right = Route.handle_batch
+
+        async def handle_batch(self: Route, messages: list[Message[Any]]) -> Outcomes:
+            found = await right(self, messages)
+            first = next((n for n, one in enumerate(found or ()) if one is not None), -1)
+            return found and [one if n == first else None for n, one in enumerate(found)]
+
+        patch(self, Route, "handle_batch", handle_batch)
+        await t.connect(deadline)
+
+    async def close(self, t: Transport) -> None:
+        await t.close()
+        restore(self, Route, "handle_batch")
 
 
 class FollowersForgotten(Bug):

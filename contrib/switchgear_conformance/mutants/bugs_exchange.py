@@ -10,11 +10,24 @@ from typing import Any
 
 from msgspec import structs
 
-from switchgear.driver import Capabilities, Delivery, Headers, Order, Outgoing, Row, Settlement, Source, Transport
+from switchgear.driver import (
+    Capabilities,
+    Delivery,
+    Headers,
+    Order,
+    Outgoing,
+    Revoked,
+    Row,
+    Settlement,
+    Source,
+    Subscription,
+    Transport,
+)
 from switchgear.errors import TransportError
 from switchgear.replies import Replies
 
 from .bug import Bug
+from .bugs_handover import unordered
 from .patching import patch, restore
 
 
@@ -109,6 +122,9 @@ class TokensPerTopic(Bug):
 
     def capabilities(self, c: Capabilities) -> Capabilities:
         return replace(c, order=Order.NONE)
+
+    async def subscribe(self, t: Transport, subscription: Subscription, revoked: Revoked) -> Source:
+        return await t.subscribe(unordered(subscription), revoked)
 
     async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
         return [self._wrong(d) for d in await s.receive(limit, held)]

@@ -21,15 +21,22 @@ from switchgear.driver import (
     Transport,
     Verdict,
 )
-from switchgear.errors import Lost, TransportError
+from switchgear.errors import Lost, Refused, TransportError
 
 from .bug import Bug
+
+
+def unordered(subscription: Subscription) -> Subscription:
+    """What a transport that keeps no order lets in."""
+    if subscription.order is not Order.NONE:
+        raise Refused(f"order {subscription.order.name.lower()} is not kept here")
+    return subscription
 
 
 class ExtendsWhatIsLost(Bug):
     """EXTEND says that all is well, also of what another member has."""
 
-    fails = {"81.driver", "81.driver.keys"}
+    fails = {"75.driver", "75.driver.ordered", "81.driver", "81.driver.keys"}
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         outcomes = await s.settle(batch)
@@ -40,7 +47,7 @@ class ExtendsWhatIsLost(Bug):
 class FenceStandsStill(Bug):
     """The fence is there, and the same for whoever holds a key."""
 
-    fails = {"82.driver", "82.bus"}
+    fails = {"35.driver", "75.driver.ordered", "75.driver.total", "82.bus", "82.driver"}
 
     async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
         found = await s.receive(limit, held)
@@ -52,7 +59,16 @@ class FenceStandsStill(Bug):
 class ReleasedToTheEnd(Bug):
     """What is given back is put at the end of its topic."""
 
-    fails = {"82.driver.return", "87.bus.keys"}
+    fails = {
+        "22.bus",
+        "34.driver.release",
+        "75.driver.ordered",
+        "75.driver.total",
+        "76.bus",
+        "77.bus",
+        "82.driver.return",
+        "87.bus.keys",
+    }
 
     async def connect(self, t: Transport, deadline: float) -> None:
         self._transport = t
@@ -71,21 +87,29 @@ class ReleasedToTheEnd(Bug):
 
 
 class LeasesUnread(Bug):
-    """It leaves the order to the core's leases, looks at no revision, and gives up no topic."""
+    """It leaves the order to the core's leases, looks at no revision, and gives up no leased topic."""
 
     fails = {"81.driver.lanes", "82.driver.lanes", "83.driver.lanes", "87.driver.lanes", "82.bus"}
 
     def capabilities(self, c: Capabilities) -> Capabilities:
         return replace(c, order=Order.NONE)
 
+    async def subscribe(self, t: Transport, subscription: Subscription, revoked: Revoked) -> Source:
+        return await t.subscribe(unordered(subscription), revoked)
+
     async def assign(self, s: Source, topics: Mapping[str, Fence | None]) -> None:
-        """Nothing."""
+        if all(topics.values()):
+            return
+        await s.assign(topics)
 
 
 class JoiningSkips(Bug):
-    """A member that joins others begins behind what waits for them."""
+    """A member that joins others before anything was acknowledged begins behind what waits for them."""
 
     fails = {"87.driver", "87.bus"}
+
+    def __init__(self) -> None:
+        self._row, self._settled = "mutant", False
 
     async def connect(self, t: Transport, deadline: float) -> None:
         self._transport = t
@@ -96,13 +120,20 @@ class JoiningSkips(Bug):
         assert isinstance(t, Registry)
         if subscription.group is not None:
             self._row = f"mutant/{subscription.group}/{min(subscription.topics)}"
-            if await t.read(self._row):
+            if set(await t.read(self._row)) == {self._row}:
                 await source.settle([Settlement(d, Verdict.ACK) for d in await source.receive(1000)])
             await t.write(self._row, b"joined", expect=None, ttl=None)
         return source
 
+    async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
+        assert isinstance(self._transport, Registry)
+        if not self._settled and any(one.verdict is Verdict.ACK for one in batch):
+            self._settled = True
+            await self._transport.write(f"{self._row}/settled", b"", expect=None, ttl=None)
+        return await s.settle(batch)
+
     async def close_source(self, s: Source) -> None:
         assert isinstance(self._transport, Registry)
-        with suppress(TransportError, AttributeError):
+        with suppress(TransportError):
             await self._transport.write(self._row, None, expect=None, ttl=None)
         await s.close()
