@@ -113,8 +113,9 @@ async def taken_over(c: Context, topic: Topic[str], sent: Sequence[str]) -> list
     async def handle(order: str) -> None:
         log.add(order)
 
+    async with bus.serving():
+        pass  # it makes the topic with its order, and the group; or it is refused
     await c.opened(bus)
-    await bus.publish(topic, "before the group is there")
     child = await serving(c, "hold")
     await bus.publish_many(topic, sent)
     await child.line()
