@@ -91,7 +91,7 @@ async def fault_machine(c: Context) -> None:
 @case(78, "groups", "order>=key", "ctl:proxy", level="bus", bound=BOUND)
 async def fault_machine_through_bus(c: Context) -> None:
     """The line breaks and the broker is killed: everything is published and handled, keys in order."""
-    await explore(c, Outages, outages(c), examples=40, least=4)
+    await explore(c, Outages, outages(c), examples=40, least=8)
 
 
 @case(79, "groups", level="bus", bound=BOUND)
