@@ -118,7 +118,10 @@ class LastOrderCounts(Bug):
 class ReturnsAsNew(Bug):
     """Where order is kept, what is given back is stored again, behind all that is there."""
 
-    fails = {"34.driver", "34.driver.delay", "34.driver.release"}
+    fails = {
+        "34.driver", "34.driver.delay", "34.driver.release", "75.driver.ordered", "75.driver.total", "76.bus",
+        "82.driver.return", "87.bus.keys",
+    }  # fmt: skip
 
     def __init__(self) -> None:
         self._ordered: dict[Source, Transport] = {}
