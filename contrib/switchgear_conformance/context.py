@@ -113,8 +113,8 @@ class Context:
         """The same once more, with other names; whoever asks for it closes it."""
         self._times += 1
         return Context(
-            self.case, self.harness, self.broker, capabilities=self.capabilities, namespace=f"{self.namespace}{self._times}.",
-            seed=self.seed, quiet=self.quiet, virtual=self.virtual, line=self._line,
+            self.case, self.harness, self.broker, capabilities=self.capabilities,
+            namespace=f"{self.namespace}{self._times}.", seed=self.seed, quiet=self.quiet, virtual=self.virtual, line=self._line,
             environment=self._environment,
         )  # fmt: skip
 
