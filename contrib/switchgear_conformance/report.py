@@ -64,8 +64,8 @@ class Report:
     """Of the suite, the transport, its client, the broker."""
     claims: dict[str, Any] = field(default_factory=dict[str, Any])
     """The capabilities that the connected transport declares."""
-    whole: bool = True
-    """Whether all of the catalogue was run: else no tier is earned."""
+    whole: list[Tier] = field(default_factory=lambda: list(Tier))
+    """The tiers of which every case was run: no other is earned."""
     results: list[Result] = field(default_factory=list[Result])
 
     @property
@@ -89,8 +89,8 @@ class Report:
             return Standing(False, ", ".join(f"{r.id} {r.outcome}" for r in spoilt))
         passed = sum(r.outcome is Outcome.PASSED for r in results)
         if not passed:
-            return Standing(False, "no case applies" if self.whole else "no case was run")
-        if not self.whole:
+            return Standing(False, "no case applies" if tier in self.whole else "no case was run")
+        if tier not in self.whole:
             return Standing(False, "only some cases were run")
         others = Counter(r.outcome for r in results if r.outcome is not Outcome.PASSED)
         return Standing(True, ", ".join([f"{passed} passed", *(f"{n} {outcome}" for outcome, n in others.items())]))

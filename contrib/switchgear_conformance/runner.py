@@ -24,7 +24,7 @@ from switchgear.driver import Capabilities, Clocked, Outgoing, Subscription
 from switchgear.errors import ConfigurationError, Unsupported
 from switchgear.plugins import open_transport, redact
 
-from .case import PENDING, Case, Outcome, tier
+from .case import PENDING, Case, Outcome, Tier, tier
 from .catalogue import catalogue
 from .context import Context, ignore
 from .gates import REFUSABLE, missing
@@ -62,7 +62,6 @@ class Session:
     waivers: Mapping[int, str]
     environment: Mapping[str, str]
     folder: Path
-    whole: bool
     started: int = 0
     broker: Broker = field(init=False)
     probe: Probe = field(init=False)
@@ -72,7 +71,7 @@ class Session:
     @contextmanager
     def open(
         cls, harness: Harness, *, url: str = "", seed: int | None = None, waivers: Mapping[int, str] = {},
-        environment: Mapping[str, str] = {}, whole: bool = True,
+        environment: Mapping[str, str] = {},
     ) -> Generator[Session]:  # fmt: skip
         """Start the broker and connect to it.
 
@@ -86,7 +85,7 @@ class Session:
                 "server can't be killed, paused, restarted or cut off"
             )
         with tempfile.TemporaryDirectory(prefix="switchgear-") as folder:
-            session = cls(harness, url, seed, waivers, environment, Path(folder), whole)
+            session = cls(harness, url, seed, waivers, environment, Path(folder))
             session.broker = session.start()
             try:
                 with asyncio.Runner(loop_factory=VirtualLoop if harness.virtual else None) as runner:
@@ -94,7 +93,7 @@ class Session:
                 session.report = Report(
                     harness=harness.name, url=redact(session.broker.url), seed=seed, embedded=harness.embedded,
                     emulator=harness.emulator, storage=harness.storage, versions=versions(session.broker),
-                    claims=session.probe.claims, whole=whole,
+                    claims=session.probe.claims, whole=[],
                 )  # fmt: skip
                 yield session
             finally:
@@ -121,6 +120,7 @@ class Session:
         if isinstance(one, Case) and one.number in self.waivers:
             result = self._waive(one, result, self.waivers[one.number])
         self.report.results.append(result)
+        self.report.whole = whole({result.id for result in self.report.results})
         return result
 
     def _waive(self, case: Case, result: Result, reason: str) -> Result:
@@ -189,9 +189,7 @@ def run(
     before: Callable[[Case], None] = lambda _: None, after: Callable[[Result], None] = lambda _: None,
 ) -> Report:  # fmt: skip
     """Run the cases of these numbers (None: all) and report. Raises what `Session.open` raises."""
-    with Session.open(
-        harness, url=url, seed=seed, waivers=waivers, environment=environment, whole=numbers is None
-    ) as session:
+    with Session.open(harness, url=url, seed=seed, waivers=waivers, environment=environment) as session:
         for one in plan(numbers):
             if isinstance(one, Case):
                 before(one)
@@ -219,6 +217,12 @@ def plan(numbers: Collection[int] | None) -> list[Case | int]:
     found: list[Case | int] = [*catalogue(), *PENDING]
     found = [one for one in found if numbers is None or number(one) in numbers]
     return sorted(found, key=number)
+
+
+def whole(ids: Collection[str]) -> list[Tier]:
+    """The tiers of which every case is among these."""
+    every = [(number(one), one.id if isinstance(one, Case) else pending(one).id) for one in plan(None)]
+    return [each for each in Tier if all(id in ids for n, id in every if tier(n) is each)]
 
 
 def number(one: Case | int) -> int:

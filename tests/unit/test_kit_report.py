@@ -13,7 +13,7 @@ from switchgear_conformance.catalogue import NUMBERS, catalogue
 from switchgear_conformance.context import Context
 from switchgear_conformance.harness import harness
 from switchgear_conformance.report import Report, Result, from_json, to_json, to_junit, to_markdown
-from switchgear_conformance.runner import Session
+from switchgear_conformance.runner import Session, run, whole
 from switchgear_conformance.waivers import waivers
 
 
@@ -21,10 +21,10 @@ def result(number: int, outcome: Outcome = Outcome.PASSED, reason: str = "") -> 
     return Result(number=number, name="x", level="driver", tier=tier(number), outcome=outcome, reason=reason)
 
 
-def report(*results: Result, emulator: bool = False, persistent: bool = True, whole: bool = True) -> Report:
+def report(*results: Result, emulator: bool = False, persistent: bool = True) -> Report:
     return Report(
         harness="h", url="h://", seed=1, embedded=False, emulator=emulator, storage="fsync always",
-        claims={"persistent": persistent}, results=list(results), whole=whole, versions={"suite": "1"},
+        claims={"persistent": persistent}, results=list(results), versions={"suite": "1"},
     )  # fmt: skip
 
 
@@ -55,8 +55,22 @@ def test_durable_is_for_real_brokers_that_keep_things() -> None:
     assert not report(result(60), persistent=False).tiers()[Tier.DURABLE].earned
 
 
-def test_a_part_of_the_catalogue_earns_nothing() -> None:
-    assert not report(result(1), whole=False).tiers()[Tier.CORE].earned
+def test_a_part_of_a_tier_earns_nothing() -> None:
+    part = report(result(1), result(60))
+    part.whole = [Tier.DURABLE]
+    assert not part.tiers()[Tier.CORE].earned
+    assert part.tiers()[Tier.DURABLE].earned
+
+
+def test_a_tier_is_whole_when_each_of_its_cases_was_run() -> None:
+    core = {case.id for case in catalogue() if case.tier is Tier.CORE}
+    assert whole(core) == [Tier.CORE]
+    assert whole({*core, "60.driver"}) == [Tier.CORE]
+    assert whole(core - {"2.bus"}) == []
+
+
+def test_a_run_of_some_cases_knows_that() -> None:
+    assert run(harness("memory"), numbers={2}).whole == []
 
 
 def test_json_is_read_again() -> None:
