@@ -114,8 +114,8 @@ class Context:
         self._times += 1
         return Context(
             self.case, self.harness, self.broker, capabilities=self.capabilities,
-            namespace=f"{self.namespace}{self._times}.", seed=self.seed, quiet=self.quiet, virtual=self.virtual, line=self._line,
-            environment=self._environment,
+            namespace=f"{self.namespace}{self._times}.", seed=self.seed, quiet=self.quiet, virtual=self.virtual,
+            line=self._line, environment=self._environment,
         )  # fmt: skip
 
     def now(self) -> float:
