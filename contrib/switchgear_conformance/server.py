@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -187,15 +188,21 @@ class Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface on which nobody listens."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind((HOST, 0))
-        return [int(s.getsockname()[1]) for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
+    """Ports of the loopback interface on which nobody listens.
+
+    Below those that systems take for outgoing connections (from 32768 on): among them a client that tries to reconnect
+    could be given the very port of the server that it waits for.
+    """
+    found: set[int] = set()
+    while len(found) < count:
+        port = 10_000 + secrets.randbelow(22_000)
+        with socket.socket() as s:
+            try:
+                s.bind((HOST, port))
+            except OSError:
+                continue
+        found.add(port)
+    return list(found)
 
 
 def refuse_busy(port: int) -> None:
