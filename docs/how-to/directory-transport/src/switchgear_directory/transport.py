@@ -30,7 +30,17 @@ from switchgear.driver import (
     Subscription,
     Verdict,
 )
-from switchgear.errors import Lost, MaybeSent, NotSent, Refused, TransportError, Unavailable, Unsupported
+from switchgear.errors import (
+    ConfigurationError,
+    Lost,
+    MaybeSent,
+    NotSent,
+    Refused,
+    SwitchgearError,
+    TransportError,
+    Unavailable,
+    Unsupported,
+)
 
 LONGEST = 10 * 365 * 86400.0  # seconds; nothing here expires earlier
 CAPABILITIES = Capabilities(
@@ -43,6 +53,12 @@ CAPABILITIES = Capabilities(
     lease_cap=LONGEST,
     fencing=True,
 )
+ERRORS: dict[type[OSError], type[SwitchgearError]] = {
+    PermissionError: Refused,
+    FileExistsError: ConfigurationError,  # the URL names a file
+    NotADirectoryError: ConfigurationError,
+}
+"""What the system's errors are to us; every other is Unavailable, and worth another try."""
 NAME = re.compile(r"(\d{17})-(\w+)-(\d+)-(\w*)")
 POLL = 0.01  # seconds between two looks into the folders
 T = TypeVar("T")
@@ -86,7 +102,7 @@ class DirectoryTransport:
         try:
             return await asyncio.get_running_loop().run_in_executor(self.thread, work)
         except OSError as error:
-            raise Unavailable(f"directory://{self.root}: {error.strerror}") from error
+            raise ERRORS.get(type(error), Unavailable)(f"directory://{self.root}: {error.strerror}") from error
 
     async def send(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         return await self.run(lambda: [self._send(message) for message in batch])
