@@ -115,7 +115,8 @@ def verdict(name: str, *, numbers: Collection[int] | None = None, note: Callable
 def rows(names: Collection[str], jobs: int, done: Callable[[Row], None]) -> list[Row]:
     """Run mutants side by side, each in a process."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
-        running = [pool.submit(row, name) for name in names]
+        longest_first = sorted(names, key=lambda name: bugs()[name].over == "memory")  # elsewhere time is real
+        running = [pool.submit(row, name) for name in longest_first]
         for future in as_completed(running):
             done(future.result())
         return [future.result() for future in running]
