@@ -84,7 +84,7 @@ class ClosedBusSwallows(Bug):
 class AckOfManyIsCut(Bug):
     """An acknowledgement of more than 128 messages at once is cut off there, and confirmed."""
 
-    fails = {"11.driver", "11.bus"}
+    fails = {"11.driver", "11.bus", "57.driver"}
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         outcomes = await s.settle(batch[:128])
