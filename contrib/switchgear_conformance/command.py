@@ -16,7 +16,12 @@ Numbers = Annotated[list[int], typer.Option("--case", metavar="NUMBER", help="On
 Tiers = Annotated[
     list[str], typer.Option("--tier", help="Only this tier: core, capabilities, durable, faults. Repeat for several.")
 ]
-File = typer.Option(metavar="FILE", dir_okay=False)
+Waivers = Annotated[
+    Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Cases that are known to fail, with reasons (TOML).")
+]
+Json = Annotated[Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the report, for programs.")]
+Junit = Annotated[Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the report, for CI.")]
+Markdown = Annotated[Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the report, for people.")]
 
 
 def conformance(
@@ -29,16 +34,15 @@ def conformance(
     tier: Tiers = [],  # noqa: B006  (typer's way)
     case: Numbers = [],  # noqa: B006
     seed: Annotated[int | None, typer.Option(help="Of everything random; printed by every run.")] = None,
-    waivers: Annotated[Path | None, File] = None,
-    json: Annotated[Path | None, File] = None,
-    junit: Annotated[Path | None, File] = None,
-    markdown: Annotated[Path | None, File] = None,
+    waivers: Waivers = None,
+    json: Json = None,
+    junit: Junit = None,
+    markdown: Markdown = None,
 ) -> None:
     """Prove a transport: run the numbered cases and report.
 
-    `--waivers` names a TOML file of [[waiver]] tables (case, reason): a waived case must fail. `--json`, `--junit` and
-    `--markdown` write the report. Exit codes: 0 no case failed, 1 a case failed, 2 nothing was proven: wrong usage, a
-    broker that can't be had or reached, a harness that claims what it does not do.
+    A waived case must fail. Exit codes: 0 no case failed, 1 a case failed, 2 nothing was proven: wrong usage, a broker
+    that can't be had or reached, a harness that claims what it does not do.
     """
     from switchgear.errors import ConfigurationError, SwitchgearError
 

@@ -22,6 +22,7 @@ from .pages import DOCS, ROOT, section, table
 API = (DOCS / "reference/api.md").read_text(encoding="utf-8")
 CONFIGURATION = (DOCS / "reference/configuration.md").read_text(encoding="utf-8")
 COMMAND_LINE = (DOCS / "reference/command-line.md").read_text(encoding="utf-8")
+CONFORMANCE = (DOCS / "reference/conformance.md").read_text(encoding="utf-8")
 ERRORS = (DOCS / "reference/errors.md").read_text(encoding="utf-8")
 OBSERVER = (DOCS / "reference/observer.md").read_text(encoding="utf-8")
 WIRE = (DOCS / "reference/wire.md").read_text(encoding="utf-8")
@@ -199,7 +200,7 @@ def test_options_of_a_command(name: str) -> None:
         parameter = options[option]
         for other in parameter.opts[1:]:
             assert f"`{other}`" in meaning
-        if parameter.default not in (None, False) and not isinstance(parameter.default, str):
+        if parameter.default not in (None, False, []) and not isinstance(parameter.default, str):
             assert str(parameter.default).removesuffix(".0") in meaning
         if isinstance(parameter.default, str):
             assert f"`{parameter.default}`" in meaning
@@ -224,6 +225,68 @@ def test_exit_codes() -> None:
 
     told = re.findall(r"(?m)^\| (\d+) \| (.+) \|$", COMMAND_LINE)
     assert EXIT_CODES.removeprefix("Exit codes: ").split(" · ") == [f"{code} {meaning}" for code, meaning in told]
+
+
+# ---- the conformance kit --------------------------------------------------------------------------------------------
+
+
+def test_every_case_of_the_catalogue_is_there() -> None:
+    from .catalogue import lines, written
+
+    assert written(CONFORMANCE) == lines(), "python -m tests.docs.catalogue writes the table"
+
+
+def test_every_gate_is_explained() -> None:
+    from switchgear_conformance.gates import DRIVER
+    from switchgear_conformance.harness import POWERS
+
+    assert named(section(CONFORMANCE, "## Gates")) == {*DRIVER, "dead_letter", *(f"ctl:{power}" for power in POWERS)}
+
+
+def test_the_harness_is_there() -> None:
+    from switchgear_conformance.harness import POWERS, Harness, Setup
+
+    text = section(CONFORMANCE, "## The harness")
+    for cls in (Harness, Setup):
+        assert named(table_of(text, cls.__name__)) == {field.name for field in dataclasses.fields(cls)}
+        given = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+        shown = defaults(table_of(text, cls.__name__))
+        assert shown == {name: repr(value).replace("'", '"') for name, value in given.items()}
+    powers = table(first_table(section(text, "### Powers")))
+    assert set(powers) == set(POWERS)
+    for power, protocol in POWERS.items():
+        methods = {name for name in vars(protocol) if not name.startswith("_")}
+        assert set(re.findall(r"`(\w+)[`(]", powers[power][0])) == methods, power
+
+
+def test_the_report_is_there() -> None:
+    from switchgear_conformance.case import Outcome
+    from switchgear_conformance.report import Report, Result
+
+    text = section(CONFORMANCE, "## The report")
+    assert named(section(text, "### Outcomes")) == {outcome.value for outcome in Outcome}
+    assert named(section(text, "### Fields")) == {field.name for field in dataclasses.fields(Report)} | {"tiers"}
+    assert named(section(text, "### Fields of a result")) == {field.name for field in dataclasses.fields(Result)}
+
+
+def test_the_history_is_there() -> None:
+    from switchgear_conformance.verify import history
+    from switchgear_conformance.verify.supervise import FAULTS
+    from switchgear_conformance.verify.verdict import Verdict
+
+    text = section(CONFORMANCE, "## The history of a workload")
+    assert named(section(text, "### Fields of a line")) == set(history.Event.__struct_fields__)
+    kinds = {value for name, value in vars(history).items() if name.isupper() and isinstance(value, str)}
+    assert named(section(text, "### Kinds of lines")) == kinds
+    assert named(section(text, "### The verdict")) == set(Verdict.__struct_fields__)
+    assert named(section(text, "### Faults")) == set(FAULTS)
+
+
+def test_what_the_proxy_does_is_there() -> None:
+    from switchgear_conformance.proxy import Line
+
+    faults = public(Line) - {"open", "close", "connect", "forward", "accepted", "must_have_been_used", "addresses"}
+    assert named(section(CONFORMANCE, "## The proxy")) == faults
 
 
 # ---- errors, events, headers ----------------------------------------------------------------------------------------
