@@ -78,7 +78,6 @@ class ExtendIgnored(Bug):
         "40.bus",
         "75.driver",
         "75.driver.ordered",
-        "75.driver.total",
         "81.driver",
         "81.driver.keys",
         "86.driver",
