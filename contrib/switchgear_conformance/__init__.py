@@ -5,9 +5,25 @@ same under pytest. What can be done to the broker (kill, pause, restart, cut its
 found by the entry point group `switchgear.harnesses`.
 """
 
-from .catalogue import catalogue
-from .harness import Broker, Harness, NotRun, Setup
-from .report import Report
-from .runner import run
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Broker", "Harness", "NotRun", "Report", "Setup", "catalogue", "run"]
+if TYPE_CHECKING:
+    from .harness import Broker, Harness, NotRun, Setup
+    from .report import Report
+    from .runner import run
+
+__all__ = ["Broker", "Harness", "NotRun", "Report", "Setup", "run"]
+
+_HOMES = {
+    "Broker": "harness", "Harness": "harness", "NotRun": "harness", "Report": "report", "Setup": "harness",
+    "run": "runner",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is asked for: the command line looks into this package for every `--help`."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from switchgear.cli.app import app
-from switchgear_conformance.verify import Journal, Oracle, Verdict
+from switchgear_conformance.verify.history import Journal
+from switchgear_conformance.verify.oracle import Oracle
+from switchgear_conformance.verify.verdict import Verdict
 
 runner = CliRunner()
 

@@ -18,6 +18,7 @@ from typing import Literal, cast
 import msgspec
 
 from switchgear import Bus, MaybeSent, Message, Retry, Topic, TransportError
+from switchgear.plugins import open_transport
 
 from .history import ATTEMPT, BEGIN, END, FAILED, STORED, UNSURE, Journal, Lines
 
@@ -117,10 +118,11 @@ def consumer(work: Work) -> Bus:
     """The bus of one consumer."""
     journal, dice = Journal(work.journal), random.Random(f"{work.seed}/{work.name}/{os.getpid()}")
     bus = Bus(work.url, name="verify", namespace=work.namespace, config={}, grace=10.0)
+    earliest = "earliest" in open_transport(work.url).capabilities.starts
 
     @bus.subscribe(
-        jobs(work.order), group=GROUP, start="earliest", lease=work.lease, concurrency=work.concurrency,
-        retry=Retry(attempts=None, base=0.05, cap=2.0), dead_letter=False,
+        jobs(work.order), group=GROUP, start="earliest" if earliest else "new", lease=work.lease,
+        concurrency=work.concurrency, retry=Retry(attempts=None, base=0.05, cap=2.0), dead_letter=False,
     )  # fmt: skip
     async def handle(job: Job, message: Message[Job]) -> None:
         journal.write(BEGIN, job.id, f=message.fence, n=message.attempt)

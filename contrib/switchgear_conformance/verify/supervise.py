@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from switchgear.driver import Clocked
+from switchgear.driver import Clocked, Order, Registry
 from switchgear.errors import ConfigurationError
 from switchgear.plugins import open_transport, redact
 from switchgear_conformance.harness import Broker, Harness, Killable, Pausable, Restartable, Setup
@@ -79,6 +79,11 @@ class Process:
     def ended(self) -> int | None:
         """Its exit code."""
         return self._process.returncode if self._process else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a consumer has said so."""
+        return "ready" in self.log.read_text(errors="replace").splitlines()
 
     def signal(self, number: signal.Signals) -> None:
         if self._process and self._process.returncode is None:
@@ -158,11 +163,13 @@ class Workload:
     async def _begin(self) -> None:
         for _ in range(self.plan.consumers):
             await self._consume()
+        # a broker whose groups start at new keeps only what is published after one has joined
+        await self._until(lambda: all(consumer.ready for consumer in self.consumers), "every consumer has subscribed")
         for i in range(self.plan.publishers):
             publisher = Process("publish", self.work(f"p{i}"))
             self.publishers.append(publisher)
             await publisher.start()
-        await self._moving()
+        await self._until(self._moving, "something is published and handled")
 
     async def _consume(self) -> Process:
         self._named += 1
@@ -171,19 +178,19 @@ class Workload:
         await consumer.start()
         return consumer
 
-    async def _moving(self) -> None:
-        """Wait until something is stored and handled."""
-        async with asyncio.timeout(PATIENCE) as bound:
-            try:
-                while not (self.oracle.look().stored and self.oracle.handled):
-                    self._alive()
-                    await asyncio.sleep(0.1)
-            except TimeoutError:
-                if not bound.expired():
-                    raise
-        if not (self.oracle.stored and self.oracle.handled):
-            tails = "".join(process.tail() for process in (*self.publishers, *self.consumers))
-            raise WorkloadFailed(f"nothing was published and handled within {PATIENCE:g} s{tails}")
+    async def _until(self, true: Callable[[], object], what: str) -> None:
+        """Look again and again; WorkloadFailed when it takes too long, or a process ends."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + PATIENCE
+        while not true():
+            self._alive()
+            if loop.time() >= ends:
+                tails = "".join(process.tail() for process in (*self.publishers, *self.consumers))
+                raise WorkloadFailed(f"not within {PATIENCE:g} s: {what}{tails}")
+            await asyncio.sleep(0.1)
+
+    def _moving(self) -> bool:
+        return bool(self.oracle.look().stored and self.oracle.handled)
 
     def _alive(self) -> None:
         """WorkloadFailed when a process ended by itself."""
@@ -349,7 +356,11 @@ def verify(plan: Plan, url: str, harness: Harness | None, history: Path | None, 
                 raise ConfigurationError(
                     f"the fault {fault!r} ({FAULTS[fault]}) needs a harness that can do it (--harness NAME)"
                 )
-        local = isinstance(open_transport(url), Clocked)
+        transport = open_transport(url)
+        keeps = Order.TOTAL if isinstance(transport, Registry) else transport.capabilities.order
+        if keeps < ("none", "key", "total").index(plan.order):
+            raise ConfigurationError(f"{redact(url)} can't keep {plan.order} order: choose another by --order")
+        local = isinstance(transport, Clocked)
         if local and plan.faults:
             raise ConfigurationError(
                 f"{redact(url)} lives in one process, which no fault can be done to: leave --faults away"
