@@ -30,6 +30,6 @@ def replay(
         number=75, name="replay", level="driver", part="", gates=gates, bound=3600.0, virtual=True, embedded=False,
         body=body,
     )  # fmt: skip
-    with Session.open(harnesses.harness(harness), url=url, seed=1, whole=False) as session:
+    with Session.open(harnesses.harness(harness), url=url, seed=1) as session:
         result = run_case(case, session)
     assert result.outcome is Outcome.PASSED, f"{result.outcome}: {result.reason}\n{result.detail}"

@@ -1,4 +1,4 @@
-"""`python -m switchgear_conformance.mutants [NAME …] [--jobs 3] [--markdown FILE]`: all mutants against all cases.
+"""`python -m switchgear_conformance.mutants [NAME …] [--jobs 2] [--markdown FILE]`: all mutants against all cases.
 
 Exits with 1 where a mutant fails anything but what it names, or where no mutant fails a case.
 """
@@ -17,7 +17,7 @@ from .table import Row, rows, to_markdown, unproven
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m switchgear_conformance.mutants", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*bugs(), []], help="mutants; all by default")
-    parser.add_argument("--jobs", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--markdown", type=Path, help="write the table there")
     given = parser.parse_args()
     began = time.perf_counter()

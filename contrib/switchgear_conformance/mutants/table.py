@@ -71,14 +71,15 @@ class Row:
 
 
 def scope(bug: type[Bug]) -> set[int] | None:
-    """Numbers to run: all over memory, in virtual time; elsewhere what needs storage or a server, and what it names."""
+    """Numbers to run: all over memory, in virtual time; over sqlite what needs storage, elsewhere what is done to
+    servers, and what the bug names."""
     if bug.over == "memory":
         return None
-    return {case.number for case in catalogue() if _beyond_memory(case) or case.id in bug.fails}
+    return {case.number for case in catalogue() if _at_stake(case, bug.over) or case.id in bug.fails}
 
 
-def _beyond_memory(case: Case) -> bool:
-    return "persistent" in case.gates or bool(case.powers)
+def _at_stake(case: Case, over: str) -> bool:
+    return bool(case.powers) or (over == "sqlite" and "persistent" in case.gates)
 
 
 def mutant(name: str, *, numbers: Collection[int] | None = None, seed: int = 1) -> Report:
@@ -113,13 +114,18 @@ def verdict(name: str, *, numbers: Collection[int] | None = None, note: Callable
 
 
 def rows(names: Collection[str], jobs: int, done: Callable[[Row], None]) -> list[Row]:
-    """Run mutants side by side, each in a process."""
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
-        longest_first = sorted(names, key=lambda name: bugs()[name].over == "memory")  # elsewhere time is real
-        running = [pool.submit(row, name) for name in longest_first]
+    """Run mutants side by side, each in a process: `jobs` of those in virtual time, and twice as many that wait."""
+    virtual = [name for name in names if bugs()[name].over == "memory"]
+    real = [name for name in names if name not in virtual]
+    with _pool(jobs) as busy, _pool(2 * jobs) as waiting:
+        running = [*(waiting.submit(row, name) for name in real), *(busy.submit(row, name) for name in virtual)]
         for future in as_completed(running):
             done(future.result())
-        return [future.result() for future in running]
+        return sorted((future.result() for future in running), key=lambda one: one.name)
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=8)
 
 
 def unproven(found: Collection[Row]) -> list[str]:
