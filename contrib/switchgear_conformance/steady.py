@@ -20,7 +20,7 @@ PAUSE = 0.02  # seconds between tries
 
 def patience(c: Context) -> float:
     """Seconds until what a fault delays must have come: some leases may have to end first."""
-    return 5.0 + 5.0 * c.lease
+    return 5.0 + 3.0 * c.lease
 
 
 async def reconnect(c: Context, t: Transport, within: float = PATIENCE) -> None:
