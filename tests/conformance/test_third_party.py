@@ -77,6 +77,14 @@ def test_its_cases_run_under_pytest(python: Path, tmp_path: Path) -> None:
     assert "2 passed" in said
 
 
+def test_a_workload_loses_nothing(python: Path, tmp_path: Path) -> None:
+    command = [python.with_name("switchgear"), "verify", f"directory://{tmp_path}/broker", "--for", "2", "--lease", "1"]
+    said = run(*command, "--order", "none", "--rate", "50", "--faults", "kill", "--every", "1", cwd=tmp_path)
+    assert "verdict: good" in said
+    said = run(*command, "--order", "key", cwd=tmp_path, code=2)
+    assert "can't keep key order" in said
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "case"),
     [
