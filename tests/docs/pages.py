@@ -1,7 +1,8 @@
 """What the documentation consists of: pages, and the fenced blocks of each.
 
-A block's info string is its language, then `title="NAME"` for a file of that name, `terminal=NAME` for a command that
-goes on running, `output` for what the Python above it printed. An HTML comment before a block may say
+A block's info string is its language, then `title="NAME"` for a file of that name, `from="PATH"` for a part of a file
+that is there (relative to the page; a line `…` stands for lines left out), `terminal=NAME` for a command that goes on
+running, `output` for what the Python above it printed. An HTML comment before a block may say
 `not run: REASON`; one that begins with `setup` holds Python that runs and is not shown.
 """
 

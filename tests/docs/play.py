@@ -21,9 +21,11 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import textwrap
 import threading
 import time
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -120,6 +122,7 @@ class Player:
             "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]), "COLUMNS": "160", "NO_COLOR": "1",
             "TERM": "dumb", "PYTHONUNBUFFERED": "1", "TZ": "UTC", "PYTHONDONTWRITEBYTECODE": "1",
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTHONPATH": os.pathsep.join([str(Path("src").absolute()), os.environ.get("PYTHONPATH", "")]),
         }  # fmt: skip
 
     def play(self, block: Block) -> None:
@@ -129,6 +132,9 @@ class Player:
         if title is not None:
             Path(title).parent.mkdir(parents=True, exist_ok=True)
             Path(title).write_text(text, encoding="utf-8")
+        if path := block.attributes.get("from"):
+            excerpt(text, block.page.parent / path)
+            return
         match block.language:
             case "python" | "setup" if title is None:
                 self.python(block, text)
@@ -222,6 +228,22 @@ class Player:
             self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
+
+
+def excerpt(text: str, path: Path) -> None:
+    """A part of a file is there, line by line, indented as may be."""
+    lines, at = path.read_text(encoding="utf-8").splitlines(), 0
+    for part in re.split(r"(?m)^ *…\n", text):
+        wanted = textwrap.dedent(part).strip("\n").splitlines()
+        found = range(at, len(lines) - len(wanted) + 1)
+        begin = next((n for n in found if _dedented(lines[n : n + len(wanted)]) == wanted), None)
+        if begin is None:
+            raise Wrong(f"{path.name} has no such lines, or not after those above:\n{part}")
+        at = begin + len(wanted)
+
+
+def _dedented(lines: Sequence[str]) -> list[str]:
+    return textwrap.dedent("\n".join(lines)).splitlines()
 
 
 def localized(text: str) -> str:

@@ -13,6 +13,7 @@ from tests.brokers.fixtures import OwnRedis
 from tests.brokers.kafka_fixtures import OwnKafka
 
 from .pages import KAFKA, REDIS, ROOT, Block, blocks, pages
+from .play import Wrong, excerpt
 
 PAGES = [page for page in pages() if blocks(page)]
 NOT_RUN = [block for page in PAGES for block in blocks(page) if block.not_run is not None]
@@ -60,6 +61,19 @@ def test_page_on_kafka(page: Path, tmp_path: Path, own_kafka: OwnKafka) -> None:
     folder = tmp_path / "page"
     folder.mkdir()
     play(page, folder, kafka=own_kafka().url)
+
+
+def test_an_excerpt_must_be_in_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.py"
+    file.write_text("class A:\n    def one(self):\n        return 1\n\n    def two(self):\n        return 2\n")
+    excerpt("    def one(self):\n        return 1\n…\n        return 2\n", file)
+    for wrong in (
+        "def one(self):\n    return 2\n",
+        "def two(self):\n…\n    def one(self):\n",
+        "def one(self):\nreturn 1\n",
+    ):
+        with pytest.raises(Wrong):
+            excerpt(wrong, file)
 
 
 @pytest.mark.parametrize("block", NOT_RUN, ids=lambda block: block.where)
