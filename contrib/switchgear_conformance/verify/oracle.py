@@ -106,7 +106,8 @@ class Oracle:
     def verdict(self, *, ordered: bool) -> Verdict:
         """What the history proves."""
         return Verdict(
-            attempted=len(self.attempted), stored=len(self.stored), unsure=len(self.attempted - self.stored - self.failed), failed=len(self.failed),
+            attempted=len(self.attempted), stored=len(self.stored), failed=len(self.failed),
+            unsure=len(self.attempted - self.stored - self.failed),
             handled=len(self.handled), duplicates=sum(n - 1 for n in self.handled.values()),
             consumers=len(self.pids), faults=dict(self.faults), overlaps=self.overlapping,
             lost=sorted(self.lost), unexpected=sorted(self.unexpected), corrupt=sorted(set(self.corrupt)),
