@@ -197,6 +197,9 @@ class Line:
             await proxy.listen()
 
     def accepted(self, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not proxy.open:  # taken from the queue of a port that was closed meanwhile
+            _abort(writer)
+            return
         self.connections += 1
         connection = Connection(self, proxy.upstream, reader, writer)
         self._connections.add(connection)
@@ -212,6 +215,10 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self.reserved = _bound(0)
         self.address: Address = (HOST, self.reserved.getsockname()[1])
+
+    @property
+    def open(self) -> bool:
+        return self._server is not None
 
     async def listen(self) -> None:
         if self._server is None:
@@ -234,6 +241,13 @@ def _bound(port: int) -> socket.socket:
     return bound
 
 
+def _abort(writer: asyncio.StreamWriter) -> None:
+    """RST."""
+    with suppress(OSError):
+        _socket(writer).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
+    writer.transport.abort()
+
+
 class Severed(Exception):
     """A cut fell due."""
 
@@ -251,11 +265,21 @@ class Connection:
         """By cut, bytes that have gone up since."""
         self._left: dict[Cut, int] = {}
         """Cuts that have found this connection, and bytes that may still come down."""
+        self._writers = [writer]
+        self._whole = False
+        """Whether both ends have said all they had to say."""
         self.task = asyncio.get_running_loop().create_task(self._run(), name="proxy")
+        self.task.add_done_callback(self._end)  # no `finally`: a task that is cancelled early has run nothing of it
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        for writer in self._writers:
+            if self._whole:
+                writer.transport.abort()
+            else:
+                _abort(writer)
 
     async def _run(self) -> None:
-        writers = [self._client[1]]
-        whole = False
+        writers = self._writers
         try:
             if self._upstream is None:
                 return
@@ -265,18 +289,12 @@ class Connection:
                 _socket(each).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 each.transport.set_write_buffer_limits(0)  # so that `drain` waits until all is with the kernel
             await _together(self._pump("up", self._client[0], writer), self._pump("down", reader, self._client[1]))
-            whole = True
+            self._whole = True
         except OSError:  # the broker is not there, or one end is gone: so is the other, as soon as it can hear of it
             for gate in self.gates.values():
                 await gate.wait()
         except Severed:
             pass
-        finally:
-            for each in writers:
-                if not whole:
-                    with suppress(OSError):
-                        _socket(each).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
-                each.transport.abort()
 
     async def _pump(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED)
