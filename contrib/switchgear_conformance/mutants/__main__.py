@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
+
 from .bug import bugs
-from .table import Row, rows, to_markdown, unproven
+from .table import Row, row, rows, to_markdown, unproven
 
 
 def main() -> int:
@@ -19,7 +21,11 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[*bugs(), []], help="mutants; all by default")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--markdown", type=Path, help="write the table there")
+    parser.add_argument("--row", metavar="NAME", choices=list(bugs()), help="run one here, and print its row as JSON")
     given = parser.parse_args()
+    if given.row:
+        print(msgspec.json.encode(row(given.row)).decode())
+        return 0
     began = time.perf_counter()
 
     def done(one: Row) -> None:

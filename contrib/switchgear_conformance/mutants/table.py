@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Collection
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from switchgear_conformance.case import Case, Outcome
 from switchgear_conformance.catalogue import catalogue
@@ -19,6 +22,8 @@ from switchgear_conformance.schemes import installed
 
 from .bug import Bug, bugs
 from .plugin import inner_url, mutant_url
+
+HANGS = 900.0  # seconds for one mutant
 
 
 class _Mutant:
@@ -117,15 +122,25 @@ def rows(names: Collection[str], jobs: int, done: Callable[[Row], None]) -> list
     """Run mutants side by side, each in a process: `jobs` of those in virtual time, and twice as many that wait."""
     virtual = [name for name in names if bugs()[name].over == "memory"]
     real = [name for name in names if name not in virtual]
-    with _pool(jobs) as busy, _pool(2 * jobs) as waiting:
-        running = [*(waiting.submit(row, name) for name in real), *(busy.submit(row, name) for name in virtual)]
-        for future in as_completed(running):
-            done(future.result())
+    with ThreadPoolExecutor(jobs) as busy, ThreadPoolExecutor(2 * jobs) as waiting:
+        running = [*(waiting.submit(_row_of, name) for name in real), *(busy.submit(_row_of, name) for name in virtual)]
+        try:
+            for future in as_completed(running):
+                done(future.result())
+        except BaseException:
+            for pool in (busy, waiting):
+                pool.shutdown(wait=False, cancel_futures=True)
+            raise
         return sorted((future.result() for future in running), key=lambda one: one.name)
 
 
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=8)
+def _row_of(name: str) -> Row:
+    """`row`, in a process of its own: a bug may leave anything behind."""
+    command = [sys.executable, "-m", "switchgear_conformance.mutants", "--row", name]
+    done = subprocess.run(command, capture_output=True, timeout=HANGS)
+    if done.returncode:
+        raise RuntimeError(f"{name}: {done.stderr.decode(errors='replace')[-2000:]}")
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Row)
 
 
 def unproven(found: Collection[Row]) -> list[str]:
