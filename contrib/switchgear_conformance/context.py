@@ -102,6 +102,8 @@ class Context:
         self.remarks: list[str] = []
         self._line = line
         self._environment = dict(environment or {})
+        self.shorten = True
+        """Whether a model that fails looks for the shortest program that does."""
         self._stack = AsyncExitStack()
         self._times = 0
 

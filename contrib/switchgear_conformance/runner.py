@@ -61,6 +61,8 @@ class Session:
     seed: int
     waivers: Mapping[int, str]
     environment: Mapping[str, str]
+    shorten: bool
+    """Whether a model that fails looks for the shortest program that does; mutants only ask whether it fails."""
     folder: Path
     started: int = 0
     broker: Broker = field(init=False)
@@ -71,7 +73,7 @@ class Session:
     @contextmanager
     def open(
         cls, harness: Harness, *, url: str = "", seed: int | None = None, waivers: Mapping[int, str] = {},
-        environment: Mapping[str, str] = {},
+        environment: Mapping[str, str] = {}, shorten: bool = True,
     ) -> Generator[Session]:  # fmt: skip
         """Start the broker and connect to it.
 
@@ -85,7 +87,7 @@ class Session:
                 "server can't be killed, paused, restarted or cut off"
             )
         with tempfile.TemporaryDirectory(prefix="switchgear-") as folder:
-            session = cls(harness, url, seed, waivers, environment, Path(folder))
+            session = cls(harness, url, seed, waivers, environment, shorten, Path(folder))
             session.broker = session.start()
             gc.collect()
             gc.freeze()  # what is imported is no garbage: looking through it after every case took a third of the time
@@ -188,11 +190,13 @@ async def _probe(harness: Harness, broker: Broker) -> Probe:
 
 def run(
     harness: Harness, *, url: str = "", numbers: Collection[int] | None = None, seed: int | None = None,
-    waivers: Mapping[int, str] = {}, environment: Mapping[str, str] = {},
+    waivers: Mapping[int, str] = {}, environment: Mapping[str, str] = {}, shorten: bool = True,
     before: Callable[[Case], None] = lambda _: None, after: Callable[[Result], None] = lambda _: None,
 ) -> Report:  # fmt: skip
     """Run the cases of these numbers (None: all) and report. Raises what `Session.open` raises."""
-    with Session.open(harness, url=url, seed=seed, waivers=waivers, environment=environment) as session:
+    with Session.open(
+        harness, url=url, seed=seed, waivers=waivers, environment=environment, shorten=shorten
+    ) as session:
         for one in plan(numbers):
             if isinstance(one, Case):
                 before(one)
@@ -317,7 +321,7 @@ async def _case(
             namespace=f"t{case.number}{case.level[0]}{secrets.token_hex(3)}.", seed=session.seed,
             quiet=session.probe.quiet, virtual=virtual, line=line, environment=session.environment,
         )  # fmt: skip
-        context.remarks = remarks
+        context.remarks, context.shorten = remarks, session.shorten
         bound = asyncio.timeout(case.bound)
         try:
             async with bound:

@@ -86,7 +86,8 @@ async def explore(
             break
         played += 1
         if (error := await _played(c, machine, steps)) is not None:
-            steps, error = await _shortest(c, machine, steps, error)
+            if c.shorten:
+                steps, error = await _shortest(c, machine, steps, error)
             what = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
             raise AssertionError(f"{what}{error}\n\n{code(c, machine, steps)}") from error
     c.remark(f"{played} programs")

@@ -99,7 +99,7 @@ def mutant(name: str, *, numbers: Collection[int] | None = None, seed: int = 1) 
 
     wrong = replace(right, name=name, start=start, dead=None if right.embedded and right.dead is None else dead)
     with tempfile.TemporaryDirectory() as folder, installed(Path(folder)) as environment:
-        return run(wrong, numbers=numbers, seed=seed, environment=environment)
+        return run(wrong, numbers=numbers, seed=seed, environment=environment, shorten=False)
 
 
 def row(name: str, numbers: Collection[int] | None = None) -> Row:
@@ -143,10 +143,11 @@ def _row_of(name: str) -> Row:
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Row)
 
 
-def unproven(found: Collection[Row]) -> list[str]:
-    """Cases that no mutant fails."""
+def unproven(found: Collection[Row], *, over: str | None = None) -> list[str]:
+    """Cases that no mutant fails; with `over="memory"` of those that run there, which can be done to no server."""
     failed = {id for one in found for id in one.failed}
-    return [case.id for case in catalogue() if case.id not in failed]
+    run = {id for one in found for id in one.run}
+    return [case.id for case in catalogue() if case.id not in failed and (over is None or case.id in run)]
 
 
 def to_markdown(found: Collection[Row]) -> str:
