@@ -248,10 +248,10 @@ def _dedented(lines: Sequence[str]) -> list[str]:
 
 def localized(text: str) -> str:
     """The text with the addresses of the tests' own brokers, and a port that is free."""
-    for address, port, name in SERVERS:
+    for address, usual, name in SERVERS:
         own = os.environ.get(name)
         if own is not None:
-            text = re.sub(rf"{address}(:{port})?(?![\w.])", own, text)
+            text = re.sub(rf"{address}(:{usual})?(?![\w.])", own, text)
     return text.replace(PORT, port()) if PORT in text else text
 
 

@@ -87,8 +87,8 @@ def _at_stake(case: Case, over: str) -> bool:
     return bool(case.powers) or (over == "sqlite" and "persistent" in case.gates)
 
 
-def mutant(name: str, *, numbers: Collection[int] | None = None, seed: int = 1) -> Report:
-    """Run cases against one mutant."""
+def mutant(name: str, *, numbers: Collection[int] | None = None, seed: int = 1, shorten: bool = False) -> Report:
+    """Run cases against one mutant; models that fail are made shorter only when asked to."""
     right = harness(bugs()[name].over)
 
     def start(setup: Setup) -> Broker:
@@ -99,7 +99,7 @@ def mutant(name: str, *, numbers: Collection[int] | None = None, seed: int = 1) 
 
     wrong = replace(right, name=name, start=start, dead=None if right.embedded and right.dead is None else dead)
     with tempfile.TemporaryDirectory() as folder, installed(Path(folder)) as environment:
-        return run(wrong, numbers=numbers, seed=seed, environment=environment, shorten=False)
+        return run(wrong, numbers=numbers, seed=seed, environment=environment, shorten=shorten)
 
 
 def row(name: str, numbers: Collection[int] | None = None) -> Row:
