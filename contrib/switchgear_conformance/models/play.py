@@ -28,7 +28,7 @@ Step = tuple[Any, ...]
 Program = tuple[Step, ...]
 
 PATIENCE = {True: 3600.0, False: 120.0}  # seconds of the loop's time for one program, by whether time is virtual
-EXPLORING = 4.0  # seconds of programs where time is real
+EXPLORING = 2.5  # seconds of programs where time is real
 SHORTENING = {True: 2.0, False: 15.0}  # real seconds to look for a shorter program
 
 
@@ -71,7 +71,7 @@ def made_up(programs: SearchStrategy[Program], count: int, number: int) -> list[
 async def explore(
     c: Context, machine: type[Machine], programs: SearchStrategy[Program], *, examples: int, least: int = 0
 ) -> None:
-    """Play so many programs; where time is real for about four seconds, but at least so many. AssertionError with one
+    """Play so many programs; where time is real for about two and a half seconds, but at least so many. AssertionError with one
     that fails, as code from which no step can be left out.
 
     Hypothesis is not asynchronous: it makes the programs up, and they are played and made shorter here.
