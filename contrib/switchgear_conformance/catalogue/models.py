@@ -67,7 +67,7 @@ async def ordered_log_machine(c: Context) -> None:
 @case(76, "replay", "order>=key", level="bus", bound=BOUND)
 async def ordered_log_machine_through_bus(c: Context) -> None:
     """A consumer that begins at the earliest message reads the whole log, each key in order."""
-    await explore(c, Journal, journals(c), examples=20)
+    await explore(c, Journal, journals(c), examples=20, least=4)
 
 
 @case(77, "groups", bound=BOUND)

@@ -71,7 +71,7 @@ def made_up(programs: SearchStrategy[Program], count: int, number: int) -> list[
 async def explore(
     c: Context, machine: type[Machine], programs: SearchStrategy[Program], *, examples: int, least: int = 0
 ) -> None:
-    """Play so many programs; where time is real for about two and a half seconds, but at least so many. AssertionError with one
+    """Play so many programs; where time is real for some seconds, but at least so many. AssertionError with one
     that fails, as code from which no step can be left out.
 
     Hypothesis is not asynchronous: it makes the programs up, and they are played and made shorter here.
