@@ -40,7 +40,7 @@ def main() -> int:
     names = [name for name in given.names or bugs() if given.over in (None, bugs()[name].over)]
     found = rows(names, given.jobs, done)
     wrong = [line for one in found for line in one.wrong]
-    missed = [] if given.names else unproven(found, over=given.over)
+    missed = [] if given.names else unproven(found)
     for id in missed:
         print(f"no mutant fails {id}")
     if given.markdown:
