@@ -7,13 +7,12 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .broker import HOST, BrokerFailed, NotRun, Recipe
-from .wheels import cache
+from .wheels import cached
 
 VERSION = "4.4.0"
 POM = f"""<project>
@@ -130,15 +129,12 @@ def _java() -> str:
 
 def _jars() -> Path:
     """The folder of Kafka's jars; fetched at first use. Raises NotRun where Maven can't get them."""
-    folder = cache() / f"kafka-{VERSION}"
-    if folder.is_dir():
-        return folder
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise NotRun("no mvn on the PATH to fetch Kafka's jars with: apt-get install maven")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-        pom, target = Path(made) / "pom.xml", Path(made) / "jars"
+
+    def fetch(target: Path) -> None:
+        maven = shutil.which("mvn")
+        if maven is None:
+            raise NotRun("no mvn on the PATH to fetch Kafka's jars with: apt-get install maven")
+        pom = target.with_name("pom.xml")
         pom.write_text(POM)
         done = subprocess.run(
             [maven, "-q", "-B", "-ntp", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime",
@@ -147,9 +143,5 @@ def _jars() -> Path:
         )  # fmt: skip
         if done.returncode != 0:
             raise NotRun(f"Maven could not fetch Kafka {VERSION}: {(done.stdout + done.stderr).strip()[-500:]}")
-        try:
-            target.rename(folder)  # whole or not at all, also with two test runs at once
-        except OSError:
-            if not folder.is_dir():
-                raise
-    return folder
+
+    return cached(f"kafka-{VERSION}", fetch)
