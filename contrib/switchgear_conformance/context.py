@@ -41,6 +41,16 @@ async def ignore(lanes: Collection[str], lost: bool) -> None:
     """Lanes are taken away; a case that keeps nothing has nothing to do."""
 
 
+def set_clock(transport: Transport, harness: Harness, clock: Clock) -> None:
+    """Let a transport of a harness that says virtual=True take its time from `clock`. Raises HarnessLied."""
+    if not isinstance(transport, Clocked):
+        raise HarnessLied(
+            f"the harness {harness.name!r} says virtual=True, and its transport takes no clock (it has no set_clock): "
+            "say virtual=False, or implement switchgear.driver.Clocked"
+        )
+    transport.set_clock(clock)
+
+
 class Log:
     """What handlers have seen, in order, and a way to wait for more of it."""
 
@@ -153,12 +163,7 @@ class Context:
         """A transport, not connected and not closed by the context."""
         transport = open_transport(self.broker.url if url is None else url)
         if self.virtual:
-            if not isinstance(transport, Clocked):
-                raise HarnessLied(
-                    f"the harness {self.harness.name!r} says virtual=True, and its transport takes no clock (it has no "
-                    "set_clock): say virtual=False, or implement switchgear.driver.Clocked"
-                )
-            transport.set_clock(self.clock)
+            set_clock(transport, self.harness, self.clock)
         return transport
 
     async def open(self, url: str | None = None) -> Transport:

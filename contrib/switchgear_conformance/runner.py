@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from switchgear.driver import Capabilities, Clocked, Outgoing, Subscription
+from switchgear.driver import Capabilities, Outgoing, Subscription
 from switchgear.errors import ConfigurationError, Unsupported
 from switchgear.plugins import open_transport, redact
 
 from .case import PENDING, Case, Outcome, Tier, tier
 from .catalogue import catalogue
-from .context import Context, ignore
+from .context import Context, ignore, set_clock
 from .gates import REFUSABLE, missing
 from .harness import POWERS, Address, Broker, Harness, HarnessLied, NotRun, Setup
 from .proxy import Line
@@ -160,11 +160,7 @@ async def _probe(harness: Harness, broker: Broker) -> Probe:
     loop = asyncio.get_running_loop()
     transport = open_transport(broker.url)
     if harness.virtual:
-        if not isinstance(transport, Clocked):
-            raise HarnessLied(
-                f"the harness {harness.name!r} says virtual=True, and its transport takes no clock: it has no set_clock"
-            )
-        transport.set_clock(LoopTime())
+        set_clock(transport, harness, LoopTime())
     try:
         await transport.connect(loop.time() + 10)
         topic = f"probe{secrets.token_hex(4)}"
