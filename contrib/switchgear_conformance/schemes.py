@@ -1,4 +1,4 @@
-"""The kit's own URL schemes, `mutant` and `simulated`.
+"""The kit's own URL schemes: `mutant`, `simulated` and `weak`.
 
 They are not among Switchgear's entry points, where users would see them: whoever needs them puts them on the import
 path for a while, so that the core and child processes find them as they find any other plugin.
@@ -19,6 +19,7 @@ ENTRIES = """\
 [switchgear.transports]
 mutant = switchgear_conformance.mutants.plugin
 simulated = switchgear_conformance.simulated
+weak = switchgear_conformance.weakened
 """
 
 

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from functools import partial
 from os import PathLike
 from threading import get_ident
 from types import TracebackType
@@ -26,7 +25,7 @@ from .message import Message, handling
 from .observer import Observer
 from .router import Declared, Router, as_topic
 from .topic import Topic
-from .units import Seconds, seconds
+from .units import Seconds, instant, seconds
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from .consumer import Consumer as Engine
     from .core import Core
-    from .driver import Outgoing, Resource, Transport
+    from .driver import Outgoing, Transport
     from .pull import Consumer
     from .writing import Writer
 
@@ -290,8 +289,6 @@ class Bus(Router):
 
     @asynccontextmanager
     async def _serving(self, routers: Sequence[Router]) -> AsyncGenerator[None]:
-        from .core import topic_resources
-
         declared: list[Declared] = []
         for router in routers or (self,):
             declared.extend(router._all())
@@ -303,10 +300,7 @@ class Bus(Router):
             if not routers:
                 for said in core.config.misspelt([(one.topic.name, one.group) for one in declared]):
                     log.warning("%s", said)
-            resources: list[Resource] = []
-            for one in assembled:
-                resources += topic_resources(one.topic, one.plan, core.config.topic(one.topic.name))
-            await core.insist(partial(core.provision, resources))
+            await core.prepare(assembled)
             consumers = [core.add(one) for one in assembled]
             await asyncio.gather(*(consumer.ready for consumer in consumers))
             yield
@@ -375,20 +369,28 @@ class Bus(Router):
         deadline = core.loop.time() + timeout
         parent = _parent()
         again = options.get("retry_indeterminate", True)
+        delay = options.get("delay")
+        if delay is not None:
+            await core.announce(instant(delay, core.clock.now()), deadline)
 
-        def hand_over(writer: Writer) -> tuple[Writer, Outgoing, asyncio.Future[None] | None]:
+        def hand_over(writer: Writer) -> tuple[Writer, str, Outgoing, asyncio.Future[None] | None]:
             out = writer.message(value, options, parent)
-            return writer, out, core.hand_over(writer, out, deadline, again)
+            assert out.dedup is not None
+            id_ = out.dedup
+            if out.due is not None:
+                out = core.delays.placed(out, writer.target(out))
+            return writer, id_, out, core.hand_over(writer, out, deadline, again)
 
         found = core.writers.get(topic)
-        writer, out, stored = hand_over(found) if found is not None else await core.first(topic, hand_over, deadline)
+        writer, id_, out, stored = (
+            hand_over(found) if found is not None else await core.first(topic, hand_over, deadline)
+        )
         await (stored or core.send_now(out, deadline))
         if out.due is not None:
             core.due_soon()
         if core.watched:
             self._told(core, writer, value)
-        assert out.dedup is not None
-        return out.dedup
+        return id_
 
     def _told(self, core: Core, writer: Writer, value: object) -> None:
         core.count("published", writer.topic.name, None, 1)
@@ -509,8 +511,10 @@ class Bus(Router):
 
         core = self._running()
         transport = core.transport
-        if not isinstance(transport, Scheduling):
-            raise Unsupported(f"{core.scheme}:// cannot take back a delayed message")
+        if not isinstance(transport, Scheduling) or not transport.capabilities.delay:
+            raise Unsupported(
+                f"{core.scheme}:// cannot take back a delayed message: let the handler see whether it is still wanted"
+            )
         declared = as_topic(topic)
         deadline = core.loop.time() + PUBLISH
         plan = await core.plan(declared, deadline)

@@ -63,6 +63,10 @@ class Host(Protocol):
     clock: Clock
 
     async def emit(self, out: Outgoing, timeout: float | None = None) -> None: ...
+    async def send_back(self, out: Outgoing, target: str, timeout: float) -> None:
+        """Store a copy for `target` (logical), where it is to arrive when it is due. Raises SwitchgearError."""
+        ...
+
     def count(self, event: str, topic: str, group: str | None, n: int) -> None: ...
     def buried(self, message: Message[Any], topic: str, group: str) -> None: ...
     async def reply(self, message: Message[Any], value: object, failure: str | None) -> None: ...
@@ -125,6 +129,9 @@ class Consumer:
         """Done when threads that still run are left alone."""
         self.revoked: set[str] = set()
         """Lanes that were taken away since the last receive returned: what it brought of them is nobody's any more."""
+        self.returning = program.returning
+        """Whether the group's return address is read, too."""
+        self._fence: Fence | None = None
         self.full: frozenset[str] = frozenset()
         """Lanes that are paused because they hold `window` messages."""
         self._phase, self._said = "starting", ""
@@ -203,7 +210,7 @@ class Consumer:
         program, host = self.program, self.host
         member = f"{host.name}/{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         lease: Lease | None = None
-        fence: Fence | None = None
+        self._fence = None
         keeper: asyncio.Task[None] | None = None
         source: Source | None = None
         tasks: list[asyncio.Task[None]] = []
@@ -212,10 +219,10 @@ class Consumer:
                 registry = host.transport
                 assert isinstance(registry, Registry)
                 lease = Lease(registry, program.leased, member, self.settings.lease, self.clock)
-                fence = await lease.acquire(self._stand_by)
+                self._fence = await lease.acquire(self._stand_by)
                 self.valid_until = lease.until
                 keeper = self.loop.create_task(lease.keep(self._renewed))
-            source = await host.transport.subscribe(self._subscription(member, fence), self._revoked)
+            source = await host.transport.subscribe(self._subscription(member), self._revoked)
             self._waiting = False
             self._open(source)
             if self.parked is not None:
@@ -257,10 +264,30 @@ class Consumer:
                     log.debug("%s: the lease runs out by itself: %s", program.where, said(error))
                 self.valid_until = float("inf")
 
-    def _subscription(self, member: str, fence: Fence | None) -> Subscription:
+    def _topics(self) -> dict[str, Fence | None]:
+        """What is read: the topic, and what comes back to this group alone."""
+        program = self.program
+        names = list(program.physical)
+        if self.returning and program.returns is not None:
+            names.append(program.returns)
+        return dict.fromkeys(names, self._fence)
+
+    async def read_returns(self) -> None:
+        """Read the group's return address, too, from now on. Raises TransportError: to be tried again."""
+        if self.returning:
+            return
+        self.returning = True
+        if self.source is not None:
+            try:
+                await self.source.assign(self._topics())
+            except BaseException:
+                self.returning = False
+                raise
+
+    def _subscription(self, member: str) -> Subscription:
         program, settings = self.program, self.settings
         return Subscription(
-            topics=dict.fromkeys(program.physical, fence),
+            topics=self._topics(),
             group=program.physical_group,
             consumer=member,
             start=settings.start,

@@ -17,7 +17,9 @@ from . import names
 from .clock import Clock, LoopClock
 from .config import Config, Settings, merge, resolve
 from .consumer import Consumer
-from .driver import Clocked, Order, Outgoing, Provisioner, Resource, Scheduling, Transport
+from .driver import Clocked, Order, Outgoing, Provisioner, Registry, Resource, Scheduling, Transport
+from .emulate import retry_topics
+from .emulate.delay import Delays
 from .envelope import Stamp
 from .errors import ConfigurationError, MaybeSent, Misuse, NotFound, NotSent, SwitchgearError, Unavailable, Unsupported
 from .guarantees import Need, negotiate, refuse
@@ -47,6 +49,7 @@ log = logging.getLogger("switchgear")
 
 CONNECT = 5.0  # seconds that opening a bus waits for its broker before it goes on in the background
 PROMOTE, PROMOTE_MOST = 1000, 0.5  # messages moved at once; seconds between looks at what is due
+LOOK = 2.0  # seconds between looks at what other members have begun to use
 PAUSE = 0.1  # seconds before what the broker did not answer is asked again
 
 
@@ -101,6 +104,10 @@ class Core:
         """Told of messages published and handled, for `testing`."""
         self.watched = bool(self._observers or self.taps)
         """Whether anybody is told of what is published."""
+        self.delays = Delays(self)
+        self._used: frozenset[str] | None = None
+        """Names of rows that tell what is in use on the broker; None: not asked for yet."""
+        self._watcher: asyncio.Task[None] | None = None
         self._promoter: asyncio.Task[None] | None = None
         self._due_soon = asyncio.Event()
         self._openings: dict[str, _Opening] = {}
@@ -125,8 +132,12 @@ class Core:
         if self.closed:
             return
         try:
+            if self._watcher is not None:
+                self._watcher.cancel()
+                await asyncio.wait([self._watcher])
             if self.consumers:
                 await asyncio.gather(*(self.remove(consumer, deadline) for consumer in list(self.consumers)))
+            await self.delays.close(deadline)
             if self.replies is not None:
                 await self.replies.close(deadline)
             try:
@@ -322,6 +333,22 @@ class Core:
         else:
             await publisher.put(out, chained, deadline, True, weight(out))
 
+    async def send_back(self, out: Outgoing, target: str, timeout: float) -> None:
+        """Store a copy for one group, that arrives when it is due. Raises SwitchgearError."""
+        deadline = self.loop.time() + timeout
+        placed = self.delays.placed(out, target)
+        if placed.topic != out.topic:
+            await self.delays.ready(deadline)
+        await self.emit(placed, timeout)
+        if placed.due is not None:
+            self.due_soon()
+
+    async def announce(self, due: float, deadline: float) -> None:
+        """Make what a message needs that is due then (unix seconds), before it is sent. Raises TransportError."""
+        await self.connected(deadline)
+        if self.delays.emulated and due - self.clock.now() > self.transport.capabilities.delay:
+            await self.delays.ready(deadline)
+
     def hand_over(
         self, writer: Writer, out: Outgoing, deadline: float, again: bool = True
     ) -> asyncio.Future[None] | None:
@@ -418,6 +445,9 @@ class Core:
             needs.append(Need(name, group, "middleware", f"of the {whose}, with batch=", "code", "refused", advice))
         if not refused:
             refuse(needs)
+        copies = retry_topics.needed(settings, self.transport.capabilities, asked, group)
+        returns = names.retry_topic(name, group) if group is not None else None
+        returning = copies or (returns is not None and self._row(returns) in await self._uses())
         services = Services(
             self.bus, self.scope, self.overrides, self.bus._sync_facade, settings.concurrency, where
         )  # fmt: skip
@@ -434,6 +464,7 @@ class Core:
             leased=self.physical(names.lease_row(name, group)) if emulated and group is not None else None,
             dead_letters=self.physical(dead), routes=routes, default_type=first.topic.type or name,
             batch=settings.batch,
+            returns=None if returns is None else self.physical(returns), copies=copies, returning=returning,
         )  # fmt: skip
         return Assembled(program, settings, origins, needs, services, topic, plan)
 
@@ -495,6 +526,10 @@ class Core:
         consumer = Consumer(assembled.program, self)
         self.consumers[consumer] = assembled
         self._move_due()
+        if self._watcher is None and isinstance(self.transport, Registry):
+            self._watcher = self.loop.create_task(self._watch(self.transport))
+        elif self.delays.emulated and not isinstance(self.transport, Registry):
+            self.delays.start()  # there is nobody to ask whether it is needed
         consumer.on_change = lambda: self._changed(consumer)
         consumer.start()
         return consumer
@@ -510,6 +545,59 @@ class Core:
         assembled = self.consumers.pop(consumer, None)
         if assembled is not None:
             assembled.services.close(wait=False)
+
+    async def prepare(self, assembled: Iterable[Assembled]) -> None:
+        """Create or check what subscriptions need on the broker, before they begin."""
+        wanted: list[Resource] = []
+        returns: list[str] = []
+        for one in assembled:
+            wanted += topic_resources(one.topic, one.plan, self.config.topic(one.topic.name))
+            wanted += return_resources(one)
+            if one.program.copies and one.program.group is not None:
+                returns.append(names.retry_topic(one.program.topic, one.program.group))
+        await self.insist(partial(self.provision, wanted))
+        for name in returns:
+            await self.insist(partial(self.use, name))
+
+    # ---- what is in use -------------------------------------------------------------------------------------------
+
+    def _row(self, name: str) -> str:
+        return self.physical(names.uses_row(name))
+
+    async def use(self, name: str) -> None:
+        """Let all members see that a return address, or the delay topics, are in use; it stays so. Raises
+        TransportError."""
+        if isinstance(self.transport, Registry) and self._row(name) not in (self._used or ()):
+            await self.transport.write(self._row(name), b"1", expect=None, ttl=None)
+
+    async def _uses(self) -> frozenset[str]:
+        """Names of the rows that tell what is in use, as of the last look."""
+        registry = self.transport
+        if self._used is None and isinstance(registry, Registry):
+            rows = await self.insist(lambda: registry.read(self.physical(names.USES)))
+            self._used = frozenset(rows)
+        return self._used or frozenset()
+
+    async def _watch(self, registry: Registry) -> None:
+        """Look now and then what others have begun to use, and do our part of it."""
+        while True:
+            try:
+                await self.link.wait()
+            except SwitchgearError:
+                return
+            try:
+                self._used = frozenset(await registry.read(self.physical(names.USES)))
+                if self._row(names.DELAY_GROUP) in self._used:
+                    self.delays.start()
+                for consumer in list(self.consumers):
+                    topic, group = consumer.program.topic, consumer.program.group
+                    if group is not None and self._row(names.retry_topic(topic, group)) in self._used:
+                        await consumer.read_returns()
+            except SwitchgearError as error:
+                log.debug("%s: looking again for what is in use: %s", self.url, said(error))
+            except Exception:
+                log.exception("the transport failed in read or assign; this is a bug of the transport")
+            await self.clock.sleep(LOOK)
 
     async def _provision_topic(self, topic: Topic[Any], plan: Plan) -> None:
         await self.provision(topic_resources(topic, plan, self.config.topic(topic.name)))
@@ -550,6 +638,8 @@ class Core:
         detail = {"broker": "connected" if self.link.up else f"not connected: {self.link.error or 'yet'}"}
         ready = self.link.up
         live = self.failure is None and self.link.terminal is None
+        if self.delays.trouble():
+            detail["delays"] = self.delays.trouble()
         for consumer in list(self.consumers):  # another thread may ask
             detail[consumer.program.where] = consumer.detail or consumer.state
             ready = ready and consumer.state in ("active", "standby")
@@ -580,6 +670,14 @@ def topic_resources(topic: Topic[Any], plan: Plan, configured: Mapping[str, obje
     ]  # fmt: skip
 
 
+def return_resources(assembled: Assembled) -> list[Resource]:
+    """What a subscription's return address needs on the broker, where it has one."""
+    program = assembled.program
+    if not program.copies or program.returns is None:
+        return []
+    return [Resource(kind="topic", name=program.returns, private=True)]
+
+
 def group_resources(assembled: Assembled) -> list[Resource]:
     """What a subscription's group needs on the broker."""
     program = assembled.program
@@ -589,7 +687,7 @@ def group_resources(assembled: Assembled) -> list[Resource]:
         Resource(
             kind="group", name=program.physical_group, topic=name, order=program.order, start=assembled.settings.start
         )
-        for name in program.physical
+        for name in (*program.physical, *((program.returns,) if program.copies and program.returns else ()))
     ]
 
 

@@ -26,6 +26,7 @@ async def drain(c: Consumer, source: Source) -> None:
     reserve = min(RESERVE, max(0.0, c.stop_at - now) * 0.25)
     await _handlers(c, c.stop_at - reserve)
     await end_workers(c, c.stop_at - reserve * 0.6)
+    await c.fate.give_back(c.stop_at - reserve * 0.5)
     _release(c, source)
     await _flush(c)
 

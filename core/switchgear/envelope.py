@@ -8,6 +8,7 @@ attribute is the user's.
 
 from __future__ import annotations
 
+import math
 import re
 import time as _time
 from base64 import b64decode
@@ -32,6 +33,8 @@ OURS = frozenset((
     "sgreason", "sgtopic", "sggroup", "sgposition", "sgkey", "sgtime",
 ))  # fmt: skip
 """Our extensions: of any message, of copies, of dead letters."""
+ACTED_ON = frozenset(("expirytime", "replyto", "sgattempt", "sgdue", "sgfirstfailure", "sgreason", "sgtarget"))
+"""Attributes that the core has to know before the handler: a message with one of them is `marked`."""
 RESERVED = ATTRIBUTES | OURS | {"content-type"}
 """Names that a user's header may not have, nor any that starts with `ce-`, `ce_` or `sg`."""
 REASON_BYTES = 512
@@ -68,7 +71,8 @@ class Envelope(msgspec.Struct):
     due: float | None = None
     """sgdue, unix seconds"""
     target: str | None = None
-    """sgtarget: the logical topic to which a waiting copy goes when it is due"""
+    """sgtarget: the logical topic to which a waiting message goes when it is due; a group's return address marks its
+    copies for good"""
     headers: dict[str, str] = {}
     """User headers; of a repeated name the last; bytes that are not UTF-8 as surrogate escapes."""
     extensions: dict[str, str] = {}
@@ -368,6 +372,16 @@ def with_attributes(headers: Headers, binding: str, attributes: Mapping[str, byt
     """A copy's headers: these attributes replaced (None: taken away), all else kept, byte by byte and in order."""
     kept = [header for header in headers if attribute_name(header[0], binding) not in attributes]
     return kept + [(binding + name, value) for name, value in attributes.items() if value is not None]
+
+
+def acted_on(headers: Headers, binding: str) -> bool:
+    """Whether an attribute is among them that the core acts on; see `driver.Outgoing.marked`."""
+    return any(attribute_name(name, binding) in ACTED_ON for name, _ in headers)
+
+
+def due_time(unix: float) -> bytes:
+    """The attribute `sgdue`: to the millisecond after, never before."""
+    return rfc3339(math.ceil(unix * 1000) / 1000)
 
 
 def dead_letter(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import random
+import sys
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,11 +15,13 @@ from msgspec import UNSET
 from .clock import Timer
 from .driver import Delivery, Settlement, Verdict
 from .emulate.dead_letters import PARKED, letter
+from .emulate.retry_topics import copy
 from .errors import CodecError, Refused, SwitchgearError
 from .message import Message
 from .middleware.retry import backoff
+from .names import retry_topic
 from .outcomes import Drop, Reject, RetryAfter
-from .program import OutputFailed, Skip, Unhandled
+from .program import Later, OutputFailed, Skip, Unhandled
 from .working import answer
 
 if TYPE_CHECKING:
@@ -26,7 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("switchgear.consumer")
 
 BACKOFF, BACKOFF_CAP = 0.1, 5.0  # seconds between tries to write dead letters
-WRITE = 5.0  # seconds for one
+WRITE = 5.0  # seconds for one, and for a copy
+HOLD = 1.0  # seconds: who waits for less is not worth a copy
 
 
 class Grave(NamedTuple):
@@ -50,6 +55,8 @@ class Fate:
         """Why dead letters cannot be written; "" while they can."""
         self.graves: dict[Hashable, Grave] = {}
         self._timers: dict[Hashable, Timer] = {}
+        self._returning: list[float] = []
+        """A heap: when what the broker is to return is due, where it takes only so many at once."""
         self._dug = asyncio.Event()
 
     async def conclude(self, message: Message[Any], error: Exception) -> bool:
@@ -58,6 +65,9 @@ class Fate:
         c = self._c
         where, settings = c.program.where, c.settings
         delivery = message._received()
+        if isinstance(error, Later):
+            self.hold(delivery, error.seconds)
+            return False
         if isinstance(error, (Skip, Drop)):
             event = error.event if isinstance(error, Skip) else "dropped"
             c.count(event, 1)
@@ -102,32 +112,93 @@ class Fate:
             "%s: message %s failed (attempt %d), again in %.2f s: %s",
             where, message.id, attempt, delay, describe(error), extra=self._about(message),
         )  # fmt: skip
-        return self._again(delivery, delay)
+        return await self._again(message, delay)
 
     def _about(self, message: Message[Any]) -> dict[str, object]:
         """What a log record of a message has beside its text."""
         return {"topic": self._c.program.topic, "group": self._c.program.group, "message_id": message.id}
 
-    def _again(self, delivery: Delivery, delay: float) -> bool:
-        """Another attempt: by the broker where nothing is ordered, else held here, keeping its key."""
+    async def _again(self, message: Message[Any], delay: float) -> bool:
+        """Another attempt: where nothing is ordered by the broker, or as a copy; else held here, keeping its key."""
         c = self._c
-        source, lanes, token = c.source, c.lanes, delivery.token
+        delivery = message._received()
+        lanes, token = c.lanes, delivery.token
         current = lanes.current(delivery)
+        if current is not None and lanes.chain_of(delivery) is None:
+            if self._by_the_broker(token, delay):
+                c.settler.put(Settlement(current, Verdict.RETRY, delay))
+                return True
+            if (
+                c.program.copies and (delay >= HOLD or 2 * len(lanes.delayed) >= c.settings.window)
+                and await self._send_back(message, message.attempt + 1, delay, WRITE)
+            ):  # fmt: skip
+                c.dismiss(delivery)
+                return True
+            current = lanes.current(delivery)
         if current is None:  # it comes again by itself
             lanes.free(delivery)
-            return True
-        caps = source.capabilities if source is not None and c.program.group is not None else None
-        longest = caps.retry_delay if caps is not None and caps.counting != "none" else None  # else nobody counts
-        if (
-            lanes.chain_of(delivery) is None and longest is not None and delay <= longest
-            and token not in c.failures  # what was counted here the broker does not know: it stays here
-        ):  # fmt: skip
-            c.settler.put(Settlement(current, Verdict.RETRY, delay))
             return True
         c.failures[token] = c.failures.get(token, 0) + 1
         c.settler.failed(current)
         self.hold(delivery, delay)
         return False
+
+    def _by_the_broker(self, token: Hashable, delay: float) -> bool:
+        """Whether the broker can return it after so many seconds, and will count that."""
+        c = self._c
+        if c.source is None or c.program.group is None or token in c.failures:
+            return False  # what was counted here the broker does not know
+        caps = c.source.capabilities
+        if caps.retry_delay is None or caps.counting == "none" or delay > caps.retry_delay:
+            return False
+        if caps.waiting == sys.maxsize:
+            return True
+        now, waiting = c.time(), self._returning
+        while waiting and waiting[0] <= now:
+            heapq.heappop(waiting)
+        if len(waiting) >= caps.waiting:
+            return False
+        heapq.heappush(waiting, now + delay)
+        return True
+
+    async def _send_back(self, message: Message[Any], attempt: int, delay: float, within: float) -> bool:
+        """Store a copy for the group alone, for its next attempt after so many seconds; only then the original may be
+        acknowledged. False: it must stay here."""
+        c = self._c
+        assert c.program.returns is not None
+        assert c.program.group is not None
+        now = c.clock.now()
+        try:
+            out = copy(
+                message, c.reading, c.host.transport.capabilities, topic=c.program.returns,
+                attempt=attempt, due=now + delay, now=now,
+            )  # fmt: skip
+            await c.host.send_back(out, retry_topic(c.program.topic, c.program.group), within)
+        except SwitchgearError as error:
+            log.warning(
+                "%s: message %s is held, a copy for its next attempt cannot be stored: %s",
+                c.program.where, message.id, error, extra=self._about(message),
+            )  # fmt: skip
+            return False
+        return True
+
+    async def give_back(self, until: float) -> None:
+        """Before the end: what is held here for another attempt becomes a copy, so that its attempts stay counted."""
+        c = self._c
+        if not c.program.copies:
+            return
+
+        async def one(delivery: Delivery) -> None:
+            message: Message[Any] = Message(delivery, c.reading, UNSET)
+            if await self._send_back(message, message.attempt, 0.0, max(0.05, until - c.loop.time())):
+                c.lanes.delayed.pop(delivery.token, None)
+                c.dismiss(delivery)
+
+        held = [d for token, d in c.lanes.delayed.items() if token in c.failures and c.lanes.chain_of(d) is None]
+        for delivery in held:
+            if (timer := self._timers.pop(delivery.token, None)) is not None:
+                timer.cancel()
+        await asyncio.gather(*map(one, held))
 
     def hold(self, delivery: Delivery, delay: float) -> None:
         """Keep it here, with its key, and hand it over again after `delay` seconds."""
@@ -277,7 +348,7 @@ class Fate:
         c.lanes.set_aside([*back, *(d for d in c.lanes.waiting() if d.lane in self.halted)])
 
     async def _answer_failure(self, message: Message[Any], reason: str) -> None:
-        if not message._received().marked:
+        if not message._received().marked or self._c.program.raw:
             return
         try:
             reply_to = message._attributes().reply_to

@@ -169,6 +169,9 @@ def _give_back(c: Consumer, batch: Sequence[Delivery]) -> None:
 def _tell_full(c: Consumer, full: frozenset[str]) -> None:
     if full == c.full:
         return
+    if c.program.raw:  # waiting for its head is what such a topic is for
+        c.full = full
+        return
     for lane in full - c.full:
         log.warning(
             "%s: %s is paused: %d messages or more wait behind retries or slow handlers (window)",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from .config import CODE, DEFAULT, Config, Settings
 from .driver import Capabilities, Order, Registry, Transport
+from .emulate.retry_topics import returns_all
 from .errors import Unsupported
+from .names import delay_topic, retry_topic
 from .plans import PARTITIONS, Plan
 from .plugins import tunes
 from .topic import ORDERS, Topic
@@ -71,6 +75,8 @@ def negotiate(
         need("group", group, "native")
     _start(settings, caps, scheme, need)
     _retry(settings, caps, order, group, need)
+    if group is not None and caps.groups:
+        _delay(caps, need)
     if settings.dead_letter is not None and group is not None:
         after = settings.dead_letter.after
         if after != "continue" and order is Order.NONE:
@@ -145,11 +151,35 @@ def _retry(settings: Settings, caps: Capabilities, order: Order, group: str | No
         return
     if order > Order.NONE:
         need("retry", asked, "emulated", f"held in the process, keeps its key; window={settings.window}")
-    elif group is None or caps.retry_delay is None or caps.counting == "none":
+    elif group is None:
         need("retry", asked, "emulated", "held in the process")
+    elif not returns_all(caps):
+        need(
+            "retry",
+            asked,
+            "emulated",
+            f"{_returned(caps)}copied to the group's return address; no more than a "
+            "second is waited for in the process",
+        )
     else:
         exact = "attempts counted exactly" if caps.counting == "exact" else "attempts counted by deliveries"
         need("retry", asked, "native", f"returned by the broker when due; {exact}")
+
+
+def _returned(caps: Capabilities) -> str:
+    """What of it the broker does by itself, where that is not all."""
+    if caps.retry_delay is None or caps.counting == "none":
+        return ""
+    most = "" if caps.waiting == sys.maxsize else f" {caps.waiting} messages at once"
+    until = "" if caps.retry_delay == math.inf else f" within {caps.retry_delay:g} s"
+    return f"returned by the broker{most}{until}, else "
+
+
+def _delay(caps: Capabilities, need: Any) -> None:
+    """Messages that are due later, also those that wait for another attempt."""
+    if caps.delay < math.inf:
+        native = f"beyond {caps.delay:g} s " if caps.delay else ""
+        need("delay", "any", "emulated", f"{native}in delay topics, forwarded by every serving bus")
 
 
 def refuse(needs: Sequence[Need]) -> None:
@@ -165,6 +195,8 @@ async def explain(bus: Bus) -> Explanation:
 
     Raises Unavailable when the broker cannot be reached.
     """
+    from .emulate.delay import TIERS
+
     async with bus._core() as core:
         if not core.link.up:
             raise core.link.unavailable()
@@ -182,6 +214,10 @@ async def explain(bus: Bus) -> Explanation:
             rows = [(program.topic, name, "topic") for name in program.physical]
             if program.group is not None and program.physical_group is not None:
                 rows.append((program.group, program.physical_group, "group"))
+                if program.copies and program.returns is not None:
+                    rows.append((retry_topic(program.topic, program.group), program.returns, "retry"))
+                if core.delays.emulated:
+                    rows += [(name, core.physical(name), "delay") for name in map(delay_topic, TIERS)]
                 if assembled.settings.dead_letter is not None:
                     rows.append((f"{program.topic}.{program.group}", program.dead_letters, "dead letters"))
             for row in rows:

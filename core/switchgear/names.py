@@ -14,6 +14,15 @@ from .driver import NameRules
 REGISTRY = "sg.registry"
 """The topic that keeps registry rows where the broker has no store of its own for them."""
 
+DELAY_GROUP = "sg.delay"
+"""Who reads the delay topics: one group for each namespace, of which every serving bus is a member."""
+
+DELAY_LETTERS = "sg.dlq.delay"
+"""Where messages of the delay topics go that cannot be forwarded."""
+
+USES = "sg.uses."
+"""What the names of rows start with that tell which emulations are in use."""
+
 _DIGEST = 20  # hexadecimal digits of SHA-256: 80 bits
 
 
@@ -45,6 +54,11 @@ def retry_topic(topic: str, group: str) -> str:
     return f"sg.retry.{topic}.{group}"
 
 
+def delay_topic(tier: str) -> str:
+    """Where messages wait for so long that are due later."""
+    return f"sg.delay.{tier}"
+
+
 def dead_letter_topic(topic: str, group: str) -> str:
     """Where a group's dead letters of a topic go by default."""
     return f"sg.dlq.{topic}.{group}"
@@ -72,6 +86,11 @@ def plan_row(topic: str) -> str:
 def lease_row(topic: str, group: str) -> str:
     """The registry row by which one member of a group holds a topic, or a partition of it."""
     return f"sg.lease.{_short(f'{topic}.{group}')}"
+
+
+def uses_row(name: str) -> str:
+    """The registry row that says that something is in use: a return address, or `DELAY_GROUP`."""
+    return USES + _short(name)
 
 
 def parked_prefix(topic: str, group: str) -> str:

@@ -34,6 +34,14 @@ class Unhandled(Reject):
     """Dead letter: no handler of the group takes the message's type, so that none was called."""
 
 
+class Later(Exception):
+    """Not yet: the message is held and handed over again after so many seconds, and that is no attempt."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"not before {seconds:g} s have passed")
+        self.seconds = seconds
+
+
 class OutputFailed(Exception):
     """What the handler returned could not be stored; the handler itself succeeded. The cause says why."""
 
@@ -93,6 +101,14 @@ class Program:
     batch: Batch | None = None
     pull: bool = False
     private: bool = False
+    returns: str | None = None
+    """The group's return address, physical; None for broadcast and what is the core's own."""
+    copies: bool = False
+    """Whether a failed message may be sent there."""
+    returning: bool = False
+    """Whether it is read from the start: so that may be, or there have been copies or replays before."""
+    raw: bool = False
+    """The handler takes messages as they are: nothing is decoded, nothing is judged before."""
     make_reading: Callable[[str, str | None, Source, dict[Any, int]], Reading] = Reading
     decode_errors: tuple[type[Exception], ...] = CODEC_FAILURES
     where: str = field(init=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .core import group_resources, topic_resources
+from .core import group_resources, return_resources, topic_resources
 from .driver import Drift, Provisioner, Resource
 from .errors import Unsupported
 
@@ -28,7 +28,10 @@ async def provision(bus: Bus, apply: bool) -> Sequence[Drift]:
         declared = bus._all()
         for assembled in await core.assemble(declared, write=apply):
             wanted += topic_resources(assembled.topic, assembled.plan, core.config.topic(assembled.topic.name))
+            wanted += return_resources(assembled)
             wanted += group_resources(assembled)
+        if wanted and core.delays.emulated:
+            wanted += core.delays.resources()
         for topic in {one.to.name: one.to for one in declared if one.to is not None}.values():
             plan = await core.plan(topic, write=apply)
             wanted += topic_resources(topic, plan, core.config.topic(topic.name))

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from .config import check_knobs
 from .consumer import Consumer as Engine
-from .core import Core, topic_resources
+from .core import Core
 from .driver import Delivery, Settlement, Verdict
 from .errors import Lost, MaybeSent, Misuse, NotSent, TransportError, Unavailable
 from .message import Message
@@ -207,7 +207,7 @@ async def pulling(
     declared = Declared(topic=topic, named=named, group=group, fn=_body, knobs=knobs)
     await core.link.wait()
     assembled = (await core.assemble([declared]))[0]
-    await core.provision(topic_resources(assembled.topic, assembled.plan, core.config.topic(topic.name)))
+    await core.prepare([assembled])
     program = assembled.program
     program.pull = True
     program.make_reading = PullReading

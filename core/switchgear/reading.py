@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from .driver import Delivery, Headers, Source
-from .envelope import Envelope, is_structured, read, read_structured
+from .envelope import Envelope, is_structured, parse_time, read, read_structured
 from .errors import CodecError, Misuse
 from .message import Message
 
@@ -36,6 +37,8 @@ class Reading:
         media = delivery.media
         if media is not None and delivery.body is not None and is_structured(media):
             found = read_structured(delivery.body)
+            if delivery.marked:
+                _add_ours(found, read(self._source.headers(delivery), self._binding))
         else:
             found = read(self._source.headers(delivery), self._binding)
         message._envelope = found
@@ -47,18 +50,30 @@ class Reading:
 
     def told(self, message: Message[Any], delivery: Delivery) -> int:
         """The attempt that the message or the broker says this is: a copy's own count, else the deliveries."""
-        before = 1
-        if delivery.marked:
-            envelope = message._attributes()
-            if "sgreason" not in envelope.extensions:  # a dead letter tells the calls that another group made
-                before = envelope.attempt or 1
+        envelope = _of_this_group(message)
+        before = 1 if envelope is None else envelope.attempt or 1
         counted = delivery.deliveries if self._counts and delivery.deliveries is not None else 1
         return before + counted - 1
 
+    def first_failure(self, message: Message[Any]) -> float | None:
+        """When the first attempt failed, unix seconds; None where that is not told."""
+        envelope = _of_this_group(message)
+        return None if envelope is None else envelope.first_failure
+
     def position(self, message: Message[Any]) -> str:
-        return self._source.position(message._received())
+        """Where it was when it was handled first: of a copy the original's."""
+        return _of_original(message, "sgposition") or self._source.position(message._received())
 
     def time(self, message: Message[Any]) -> float:
+        """When it was stored: of a copy the original."""
+        stored = _of_original(message, "sgtime")
+        if stored is not None:
+            with suppress(ValueError):
+                return parse_time(stored).timestamp()
+        return self._source.time(message._received())
+
+    def stored(self, message: Message[Any]) -> float:
+        """When this very message was stored, be it a copy or not; unix seconds."""
         return self._source.time(message._received())
 
     def raw_headers(self, message: Message[Any]) -> Headers:
@@ -72,3 +87,30 @@ class Reading:
 
     async def reject(self, message: Message[Any], reason: str) -> None:
         raise Misuse("a handler settles its message by its outcome: raise Reject(reason)")
+
+
+def _of_this_group(message: Message[Any]) -> Envelope | None:
+    """What is told of earlier attempts; None where nothing is. A dead letter tells those of another group, unless it is
+    a copy for this one."""
+    if not message._received().marked:
+        return None
+    envelope = message._attributes()
+    return envelope if envelope.target is not None or "sgreason" not in envelope.extensions else None
+
+
+def _of_original(message: Message[Any], name: str) -> str | None:
+    """What a copy says of the message that it is a copy of; None for what is no copy."""
+    if not message._received().marked:
+        return None
+    envelope = message._attributes()
+    if envelope.target is None or "sgreason" in envelope.extensions:  # of a dead letter it says something else
+        return None
+    return envelope.extensions.get(name)
+
+
+def _add_ours(event: Envelope, headers: Envelope) -> None:
+    """A structured event keeps its body when it is copied: what the copy has to say is in its headers."""
+    event.attempt, event.first_failure = headers.attempt, headers.first_failure
+    event.due, event.target = headers.due, headers.target
+    ours = {name: value for name, value in headers.extensions.items() if name.startswith("sg")}
+    event.extensions = {**event.extensions, **ours}

@@ -14,6 +14,7 @@ from .envelope import Stamp, attribute, check_limits, rfc3339, static, user_head
 from .errors import CodecError, ConfigurationError, Refused, Unsupported
 from .knobs import PublishOptions
 from .message import Message
+from .names import partition
 from .plans import Plan
 from .settings import nearest
 from .topic import Topic
@@ -117,11 +118,6 @@ class Writer:
         expires = None if expiry is None else instant(expiry, now)
         if due is not None and due <= now:
             due = None
-        if due is not None and due - now > self._capabilities.delay:
-            raise Unsupported(
-                f"publish: {self._scheme}:// delays messages by up to {self._capabilities.delay:g} s, "
-                f"not by {due - now:.0f} s"
-            )
         id_ = options.get("id")
         if id_ is None:
             id_ = self._ids.next()
@@ -135,6 +131,11 @@ class Writer:
             topic=self._only or self._place(key), body=body, media=self._media, headers=headers, key=key,
             dedup=id_, due=due, expires=expires, marked=expires is not None,
         )  # fmt: skip
+
+    def target(self, out: Outgoing) -> str:
+        """The logical name of where the message goes: the topic, or of a partitioned topic the partition."""
+        places = self.plan.physical
+        return self.topic.name if len(places) == 1 else partition(self.topic.name, places.index(out.topic))
 
     def chain(self, out: Outgoing) -> tuple[str, bytes] | None:
         """What must arrive in call order with this message: its key, or all of a totally ordered topic."""

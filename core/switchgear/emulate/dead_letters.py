@@ -28,6 +28,7 @@ def letter(
         position=reading.position(message),
         key=delivery.key,
         time=reading.time(message),
+        first_failure=reading.first_failure(message),
     )
     return Outgoing(
         topic=topic,

@@ -1,0 +1,109 @@
+"""A broker that declares less than it can, so that what the core adds can be seen at work on any transport.
+
+`weak://?inner=URL` is the transport of URL without a delay, without RETRY and without a count of deliveries.
+`weak://log?inner=URL` also acknowledges by a position for each topic, as a log does: for one member at a time, over a
+transport whose `Delivery.token` rises along a topic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from urllib.parse import SplitResult, quote
+
+from msgspec import structs
+
+from switchgear import plugins
+from switchgear.driver import (
+    Capabilities,
+    Delivery,
+    Revoked,
+    Settlement,
+    Settling,
+    Source,
+    Subscription,
+    Transport,
+    Verdict,
+)
+from switchgear.errors import Lost, TransportError
+from switchgear.plugins import hookimpl
+
+from .mutants.bug import Bug
+from .mutants.plugin import inner_url, mutated
+
+
+@hookimpl
+def open_transport(scheme: str, url: SplitResult, tuning: Sequence[object]) -> Transport | None:
+    """See the module."""
+    if scheme != "weak":
+        return None
+    return mutated(Log() if url.netloc == "log" else Weak(), plugins.open_transport(inner_url(url.geturl())))
+
+
+def weak_url(inner: str, kind: str = "") -> str:
+    """The same broker, weaker."""
+    return f"weak://{kind}?inner={quote(inner, safe='')}"
+
+
+class Weak(Bug):
+    """Declares no delay, no RETRY, no counting."""
+
+    def capabilities(self, c: Capabilities) -> Capabilities:
+        return replace(c, delay=0.0, retry_delay=None, counting="none")
+
+    async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
+        return [structs.replace(d, deliveries=None) for d in await s.receive(limit, held)]
+
+    async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
+        assert all(b.verdict is not Verdict.RETRY for b in batch), "RETRY, which is not declared"
+        return await s.settle(batch)
+
+
+class Log(Weak):
+    """Also acknowledges by position. It keeps no notes: who comes next knows of no more than the position."""
+
+    def __init__(self) -> None:
+        self._open: dict[Source, dict[str, dict[int, Delivery]]] = {}
+        """By lane and offset, what was handed out and not acknowledged."""
+        self._groups: dict[Source, str] = {}
+        self._epoch = 0
+
+    def capabilities(self, c: Capabilities) -> Capabilities:
+        return replace(super().capabilities(c), settling=Settling.CUMULATIVE, note=4096, revoke_within=5.0)
+
+    async def subscribe(self, t: Transport, subscription: Subscription, revoked: Revoked) -> Source:
+        source = await t.subscribe(replace(subscription, lease=1e9), revoked)
+        self._epoch += 1
+        self._open[source], self._groups[source] = {}, f"{subscription.group}#{self._epoch}"
+        return source
+
+    async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
+        if held and set(self._open[s]) <= set(held):
+            limit = 0
+        out: list[Delivery] = []
+        for d in await super().receive(s, limit, held):
+            lane = f"{d.topic}#{self._groups[s]}"
+            assert isinstance(d.token, int)
+            self._open[s].setdefault(lane, {})[d.token] = d
+            out.append(structs.replace(d, lane=lane, token=(d.topic, d.token), until=math.inf))
+        return out
+
+    async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
+        outcomes: list[TransportError | None] = []
+        for one in batch:
+            assert one.verdict is Verdict.ACK, f"{one.verdict} on a log"
+            assert len(one.note) <= 4096
+            there, token = self._open.get(s, {}).get(one.delivery.lane), one.delivery.token
+            if there is None:
+                outcomes.append(Lost(f"{one.delivery.lane} is no longer ours"))
+                continue
+            assert isinstance(token, tuple)
+            done = [offset for offset in there if offset <= token[-1]]
+            failed = await s.settle([Settlement(there.pop(offset), Verdict.ACK) for offset in done])
+            outcomes.append(next((error for error in failed if error is not None), None))
+        return outcomes
+
+    async def close_source(self, s: Source) -> None:
+        self._open.pop(s, None)
+        await s.close()

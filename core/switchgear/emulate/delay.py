@@ -1,0 +1,207 @@
+"""Messages that are due later than the broker can keep them: they wait in delay topics, from hop to hop.
+
+There is one topic for each tier and namespace. A message stays in one for as long as its tier says, and then goes on to
+the largest tier that fits into what remains, at last to its target. So each topic is in order of the times at which its
+messages go on, and whoever reads it only ever waits for its head. Every serving bus forwards; a message is acknowledged
+when its next place has it. It carries its time and its target itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
+
+from switchgear import names
+from switchgear.config import Settings
+from switchgear.consumer import Consumer
+from switchgear.driver import Delivery, Order, Outgoing, Resource, Settling
+from switchgear.envelope import acted_on, attribute, check_limits, due_time, with_attributes
+from switchgear.errors import Refused, Unsupported
+from switchgear.knobs import DeadLetter, Retry
+from switchgear.message import Message
+from switchgear.outcomes import Reject
+from switchgear.program import Later, Program, Route
+from switchgear.reading import Reading
+
+if TYPE_CHECKING:
+    from switchgear.core import Core
+
+TIERS = {"6h": 21_600.0, "1h": 3600.0, "15m": 900.0, "3m": 180.0, "30s": 30.0, "5s": 5.0, "1s": 1.0}
+"""Seconds by name, the longest first. Names on the broker hold these: they stay as they are."""
+SHORTEST = 1.0
+CONCURRENCY = 100  # messages that are being forwarded at once
+WINDOW = 1000  # messages of a topic (and of a partition of it) that wait here for their time
+LEASE = 10.0  # seconds
+
+
+def tier_for(seconds: float) -> str:
+    """The tier in which a message waits that is due in so many seconds."""
+    return next((name for name, length in TIERS.items() if length <= seconds), "1s")
+
+
+def ready_at(due: float, stored: float, tier: str) -> float:
+    """When a message of this tier goes on: when its hop is over, or when it is due where no other hop would fit."""
+    ready = stored + TIERS[tier]
+    return due if due - ready < SHORTEST else ready
+
+
+class Delays:
+    """Of one open bus. Nothing is made on the broker before the first message has to wait."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.consumers: list[Consumer] = []
+        self._known = False
+        """Whether the broker has what is needed, and others can see that it is in use."""
+        self._asking = asyncio.Lock()
+
+    @cached_property
+    def _tiers(self) -> dict[str, str]:
+        """By physical topic; asked for once the broker has told its rules for names."""
+        return {self._core.physical(names.delay_topic(tier)): tier for tier in TIERS}
+
+    @property
+    def emulated(self) -> bool:
+        """Whether a message can have to wait in a delay topic."""
+        caps = self._core.transport.capabilities
+        return caps.delay < math.inf and caps.groups
+
+    # ---- sending --------------------------------------------------------------------------------------------------
+
+    def placed(self, out: Outgoing, target: str) -> Outgoing:
+        """What to send now for a message that is to be in `target` (logical) at `out.due`.
+
+        Itself where the broker keeps it until then, else the same for a delay topic; before, call `ready`. Raises
+        Unsupported where there are no groups to forward it.
+        """
+        return self._placed(out, target, "0")
+
+    def _placed(self, out: Outgoing, target: str, hop: str) -> Outgoing:
+        core, due = self._core, out.due
+        caps = core.transport.capabilities
+        if due is None:
+            return out
+        left = due - core.clock.now()
+        if left <= caps.delay:
+            return out if left > 0 else structs.replace(out, due=None)
+        if not caps.groups:
+            raise Unsupported(
+                f"publish: {core.scheme}:// delays messages by up to {caps.delay:g} s, not by {left:.0f} s, and has no "
+                "groups with which Switchgear could do so"
+            )
+        own = {"sgdue": due_time(due), "sgtarget": attribute("sgtarget", target)}
+        headers = with_attributes(out.headers, caps.binding, own)
+        check_limits(headers, caps.headers)
+        return structs.replace(
+            out, topic=core.physical(names.delay_topic(tier_for(left))), headers=headers, due=None, private=True,
+            marked=True, dedup=f"{out.dedup}/{due:.3f}/{hop}",
+        )  # fmt: skip
+
+    async def ready(self, deadline: float) -> None:
+        """Let there be delay topics and somebody who reads them. Raises TransportError, NotFound where they may not be
+        made."""
+        if not self._known:
+            async with self._asking:
+                if not self._known:
+                    await self._core.insist(self._prepare, deadline)
+                    self._known = True
+        if self._core.consumers:
+            self.start()
+
+    async def _prepare(self) -> None:
+        await self._core.provision(self.resources())
+        await self._core.use(names.DELAY_GROUP)
+
+    def resources(self) -> list[Resource]:
+        """What the broker needs for it."""
+        earliest = "earliest" in self._core.transport.capabilities.starts
+        group = self._core.physical(names.DELAY_GROUP)
+        topics = [Resource(kind="topic", name=topic, partitions=1, private=True) for topic in self._tiers]
+        return topics + [
+            Resource(kind="group", name=group, topic=topic, start="earliest" if earliest else "new", private=True)
+            for topic in self._tiers
+        ]
+
+    # ---- forwarding -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to forward, if that has not begun. Where waiting for a lane's head holds up no other lane, one
+        subscription reads all tiers."""
+        if self.consumers or not self.emulated:
+            return
+        together = self._core.transport.capabilities.settling is Settling.CUMULATIVE
+        for topics in [list(self._tiers)] if together else [[topic] for topic in self._tiers]:
+            consumer = Consumer(self._program(topics), self._core)
+            self.consumers.append(consumer)
+            consumer.start()
+
+    def _program(self, topics: list[str]) -> Program:
+        core = self._core
+        caps = core.transport.capabilities
+        settings = Settings(
+            concurrency=CONCURRENCY, window=WINDOW, lease=min(LEASE, caps.lease_cap or LEASE),
+            start="earliest" if "earliest" in caps.starts else "new", retry=Retry(attempts=None, cap=5.0),
+            dead_letter=DeadLetter(),
+        )  # fmt: skip
+        name = "sg.delay" if len(topics) > 1 else names.delay_topic(self._tiers[topics[0]])
+        route = Route(schema=bytes, content_type="application/octet-stream", handle=self._forward)
+        return Program(
+            topic=name, group=names.DELAY_GROUP, settings=settings, order=Order.NONE, physical=topics,
+            physical_group=core.physical(names.DELAY_GROUP), leased=None,
+            dead_letters=core.physical(names.DELAY_LETTERS), routes={None: route}, default_type=name, private=True,
+            raw=True,
+        )  # fmt: skip
+
+    async def _forward(self, message: Message[Any]) -> object:
+        """Let a message wait, or send it on. What it carries is in order whatever the policy was that sent it here."""
+        core, delivery = self._core, message._received()
+        envelope, reading = message._attributes(), message._reading
+        assert isinstance(reading, Reading)
+        due, target = envelope.due, envelope.target
+        if due is None or target is None:
+            raise Reject("it does not say when it is due and where it is to go (sgdue, sgtarget)")
+        tier, stored, now = self._tiers[delivery.topic], reading.stored(message), core.clock.now()
+        left = due - now
+        wait = left if left < SHORTEST else min(ready_at(due, stored, tier) - now, left)
+        if wait > 0 and left > core.transport.capabilities.delay:
+            raise Later(min(wait, TIERS[tier] + SHORTEST))  # whatever the clock says with which it was stored
+        hop = f"{tier}@{stored:.3f}"  # not a count: whoever forwards it once more has to say the same
+        try:
+            out = self._placed(self._next(message, delivery, target, due, hop), target, hop)
+            await core.emit(out, chained=None if out.key is None or out.private else (out.topic, out.key))
+        except Refused as error:  # nor would it be taken the next time
+            raise Reject(str(error)) from error
+        return None
+
+    def _next(self, message: Message[Any], delivery: Delivery, target: str, due: float, hop: str) -> Outgoing:
+        """The message as it was before it had to wait; a copy for one group goes on telling that it is one."""
+        core, envelope = self._core, message._attributes()
+        binding = core.transport.capabilities.binding
+        headers = message._read().raw_headers(message)
+        internal = target.startswith("sg.")
+        dedup = message.id
+        if internal:
+            dedup = f"{dedup}/{target}/{envelope.attempt}/{due:.3f}/{hop}"
+        else:
+            headers = with_attributes(headers, binding, {"sgdue": None, "sgtarget": None})
+        return Outgoing(
+            topic=core.physical(target), body=delivery.body, media=delivery.media, headers=headers, key=delivery.key,
+            dedup=dedup, due=due, expires=envelope.expires, private=internal,
+            marked=acted_on(headers, binding),
+        )  # fmt: skip
+
+    # ---- the end --------------------------------------------------------------------------------------------------
+
+    def trouble(self) -> str:
+        """Why messages are not forwarded; "" while nothing is wrong."""
+        failed = [consumer.failure for consumer in self.consumers if consumer.failure is not None]
+        return f"delayed messages are not forwarded here: {failed[0]}" if failed else ""
+
+    async def close(self, deadline: float) -> None:
+        """Stop forwarding; what waits stays on the broker."""
+        if self.consumers:
+            await asyncio.gather(*(consumer.stop(deadline) for consumer in self.consumers))
