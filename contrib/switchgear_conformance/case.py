@@ -86,9 +86,6 @@ PENDING: dict[int, tuple[str, str]] = {
     53: ("exactly_once", 'delivery="exactly_once"'),
     54: ("transaction", "the driver's transactions"),
     55: ("filter", "filtered subscriptions"),
-    80: ("dedup_per_hop", "retry topics and delay topics"),
-    89: ("copy_only_to_its_group", "retry topics and replay"),
-    90: ("policy_changed_in_flight", "retry topics and delay topics"),
 }
 """Cases that wait for a feature: number, name, and what is missing."""
 

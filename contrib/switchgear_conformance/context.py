@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from switchgear import Bus, Knobs, Topic
@@ -28,7 +30,9 @@ from .harness import (
     nobody,
 )
 from .member import PATIENCE, Member
+from .schemes import installed
 from .virtual import LoopTime
+from .weakened import weak_url
 
 if TYPE_CHECKING:
     from .proxy import Line
@@ -213,6 +217,12 @@ class Context:
         if self.virtual:
             bus._test_clock = self.clock  # pyright: ignore[reportPrivateUsage]
         return bus
+
+    def weak_url(self) -> str:
+        """This broker as one that declares no delay, no RETRY and no counting, so that the core has to add them."""
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="switchgear-"))
+        self._stack.enter_context(installed(Path(folder)))
+        return weak_url(self.broker.url)
 
     async def opened(self, bus: Bus) -> Bus:
         """Open a bus for publishing; closed with the case."""

@@ -58,6 +58,8 @@ BUS: dict[str, Declared] = {
     "order=total": lambda c, t: c.order >= Order.TOTAL or isinstance(t, Registry),
     "nack": lambda c, _: c.groups,
     "nack_delay": lambda c, _: c.groups,
+    "delay": lambda c, _: c.delay > 0 or c.groups,
+    "scheduling": lambda c, t: c.delay > 0 and isinstance(t, Scheduling),  # else the core's delay topics keep it
     "dead_letter": lambda c, _: c.groups,
     "ttl": lambda _c, _t: True,
 }

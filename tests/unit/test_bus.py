@@ -494,7 +494,7 @@ async def test_closing_cut_short_still_closes_the_transport(use: Use) -> None:
 )
 @virtual
 async def test_wrong_options(use: Use, options: dict[str, Any], error: type[Exception], says: str) -> None:
-    transport = ScriptedTransport()
+    transport = ScriptedTransport(groups=False)
     async with use(transport) as bus:
         with pytest.raises(error, match=says):
             await bus.publish(items, Item(1), **options)

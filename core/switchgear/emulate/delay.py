@@ -129,9 +129,9 @@ class Delays:
     # ---- forwarding -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to forward, if that has not begun. Where waiting for a lane's head holds up no other lane, one
-        subscription reads all tiers."""
-        if self.consumers or not self.emulated:
+        """Begin to forward, if that has not begun; also where the broker needs it no longer, for what is left. Where
+        waiting for a lane's head holds up no other lane, one subscription reads all tiers."""
+        if self.consumers or not self._core.transport.capabilities.groups:
             return
         together = self._core.transport.capabilities.settling is Settling.CUMULATIVE
         for topics in [list(self._tiers)] if together else [[topic] for topic in self._tiers]:
