@@ -26,6 +26,7 @@ Errors: TypeAlias = Mapping[TopicPartition, type[kafka.KafkaError]]
 
 LATEST, EARLIEST = -1, -2  # in the place of a time, as ListOffsets has them
 COMMITTED_READS = 1  # isolation: nothing of transactions that are open or were aborted
+STARTING = 2.0  # seconds in which a broker that has just come up may not know a topic that it has
 PAUSE = 0.1  # seconds before what passes by itself is asked again
 
 _PASSING: Final = (
@@ -63,6 +64,8 @@ class Wire:
         self.patience = settings.tuning.timeout
         self._open: AIOKafkaClient | None = None
         self._coordinators: dict[str, int] = {}
+        self._seen: set[str] = set()
+        """Topics that were there."""
 
     @property
     def client(self) -> AIOKafkaClient:
@@ -178,13 +181,16 @@ class Wire:
 
         Asking creates no topic, whatever the broker's auto.create.topics.enable.
         """
-        client, what = self.client, f"topic {topic!r}"
+        client, what, loop = self.client, f"topic {topic!r}", asyncio.get_running_loop()
+        until = loop.time() + STARTING if topic in self._seen else 0.0  # a broker that comes up may not know it yet
         if fresh or not client.cluster.partitions_for_topic(topic):
 
             async def there() -> bool:
                 response = await client.send(self.anyone(), MetadataRequest([topic], False))
                 error = next((kafka.for_code(code) for code, *_ in response.topics), kafka.NoError)
                 if issubclass(error, kafka.UnknownTopicOrPartitionError):
+                    if loop.time() < until:
+                        raise kafka.LeaderNotAvailableError(topic)
                     return False
                 if not issubclass(error, kafka.NoError | kafka.LeaderNotAvailableError):
                     raise error(topic)
@@ -194,12 +200,16 @@ class Wire:
                 _ = client.add_topic(topic)
                 if not await client.force_metadata_update():
                     raise kafka.KafkaConnectionError("no broker tells about its topics")
+                if loop.time() < until and not client.cluster.partitions_for_topic(topic):
+                    raise kafka.LeaderNotAvailableError(topic)  # another broker, or the same a moment before
 
             exists = await self.insist(there, what)
             if exists or client.cluster.partitions_for_topic(topic):  # what was deleted is to be forgotten
                 await self.insist(update, what)
             if not exists:
+                self._seen.discard(topic)
                 return []
+            self._seen.add(topic)
         return [TopicPartition(topic, n) for n in sorted(client.cluster.partitions_for_topic(topic) or ())]
 
     async def existing(self, topic: str) -> list[TopicPartition]:
