@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ async def test_a_failed_message_blocks_nobody_and_comes_back_to_its_group_alone(
     tries = [m for m in mine if m[0] == "bad"]
     assert [attempt for _, attempt, _, _ in tries] == [1, 2, 3]
     assert len({id_ for _, _, id_, _ in tries}) == 1
-    assert all(1.45 <= after[3] - before[3] < 1.5 + LATE for before, after in zip(tries, tries[1:], strict=False))
+    assert all(1.45 <= after[3] - before[3] < 1.5 + LATE for before, after in pairwise(tries))
     assert [attempt for body, attempt, _, _ in mine if body == "worse"] == [1, 2, 3, 4, 5]
     assert len(buried) == 1
     assert buried[0][:2] == ("worse", "mails")
