@@ -6,7 +6,7 @@ from switchgear import Bus, Message, Reject, Retry, RetryAfter, Topic
 from switchgear.names import dead_letter_topic
 from switchgear_conformance.case import case
 from switchgear_conformance.context import Context, Log, numbered
-from switchgear_conformance.member import Member, bodies
+from switchgear_conformance.member import Member
 from switchgear_conformance.watching import place
 
 ORDERS = Topic("orders", str)

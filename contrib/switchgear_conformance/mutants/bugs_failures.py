@@ -57,6 +57,7 @@ class CountStops(Bug):
         "75.driver.ordered",
         "75.driver.total",
         "79.bus",
+        "89.bus",
     }
 
     async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
@@ -80,6 +81,10 @@ class PrivateTwice(Bug):
         "79.bus.ordered",
         "85.bus",
         "93.bus",
+        "89.bus.copy",
+        "90.bus.broker",
+        "90.bus.copy",
+        "90.bus.order",
     }
 
     async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:

@@ -129,6 +129,7 @@ class HandOutsCount(Bug):
         "88.bus.lease",
         "88.driver",
         "88.driver.lease",
+        "89.bus",
     }
 
     async def connect(self, t: Transport, deadline: float) -> None:

@@ -98,6 +98,7 @@ class ThirdReleaseStays(Bug):
         "88.bus",
         "88.bus.keys",
         "88.driver",
+        "90.bus.order",
     }
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
@@ -130,7 +131,16 @@ class ThirdDeadLetterVanishes(Bug):
 class RetriedTogether(Bug):
     """Of those that are given RETRY together only the first is counted."""
 
-    fails = {"21.bus.within", "37.bus", "37.driver", "75.driver", "75.driver.ordered", "75.driver.total", "79.bus"}
+    fails = {
+        "21.bus.within",
+        "37.bus",
+        "37.driver",
+        "75.driver",
+        "75.driver.ordered",
+        "75.driver.total",
+        "79.bus",
+        "89.bus",
+    }
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         given = list(batch)

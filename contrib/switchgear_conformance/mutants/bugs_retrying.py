@@ -37,7 +37,7 @@ class RedriveLimit(Bug):
 class RetryAtOnce(Bug):
     """The first RETRY of a message does not wait."""
 
-    fails = {"32.driver.retry", "34.driver.delay", "38.driver", "38.bus", "41.driver", "41.bus"}
+    fails = {"32.driver.retry", "34.driver.delay", "38.driver", "38.bus", "41.driver", "41.bus", "90.bus"}
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         return await s.settle([
