@@ -53,7 +53,7 @@ class ManyOutOfPlace(Bug):
 class ReleaseOfOne(Bug):
     """Of messages that are given back in one call, and whose neighbours are not, only the first returns."""
 
-    fails = {"51.driver", "90.bus.broker", "90.bus.order"}
+    fails = {"51.driver"}
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         released = [one for one in batch if one.verdict is Verdict.RELEASE]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from switchgear.driver import Delivery, Outgoing, Row, Settlement, Source, Transport, Verdict
 from switchgear.errors import TransportError
 from switchgear.fate import Fate, Grave
+from switchgear.message import Message
 
 from .bug import Bug
 from .patching import patch, restore
@@ -32,8 +34,8 @@ class RetryLetsKeyGo(Bug):
     async def connect(self, t: Transport, deadline: float) -> None:
         right = Fate._again  # pyright: ignore[reportPrivateUsage]
 
-        def again(self: Fate, delivery: Delivery, delay: float) -> bool:
-            right(self, delivery, delay)
+        async def again(self: Fate, message: Message[Any], delay: float) -> bool:
+            await right(self, message, delay)
             return True
 
         patch(self, Fate, "_again", again)
