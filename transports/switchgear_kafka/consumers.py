@@ -13,6 +13,7 @@ from .security import connection
 from .wire import Wire
 
 WAIT = 1.0  # seconds that a read waits for the first record
+SOME = 0.1  # or where partitions are left out, which may be wanted again soon
 STALE = 3.0  # seconds without an answer to any fetch after which the brokers are asked whether they are there
 LEAVE = 2.0  # seconds to leave the group and close connections
 FETCH_BYTES = 16 << 20  # of one answer, over all partitions
@@ -62,7 +63,7 @@ class Reader:
     async def fetch(
         self, limit: int, wanted: Sequence[TopicPartition] | None
     ) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
-        """What is there of these partitions (None: of all), else what comes within about a second.
+        """What is there of these partitions (None: of all), else what comes within a second at most.
 
         With `limit=0` nothing is taken; that we asked keeps the membership. Raises what the client raises.
         """
@@ -74,7 +75,8 @@ class Reader:
         if batch:
             return batch
         # Never cancelled while the client lives: it would count as reading for ever.
-        asked = asyncio.ensure_future(self.consumer.getmany(*some, timeout_ms=round(WAIT * 1000), max_records=limit))
+        wait = round(1000 * (WAIT if wanted is None else SOME))
+        asked = asyncio.ensure_future(self.consumer.getmany(*some, timeout_ms=wait, max_records=limit))
         await self._first(asked, None)
         if asked.done():
             return asked.result()
