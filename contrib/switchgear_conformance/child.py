@@ -248,6 +248,8 @@ ROLES: dict[str, Callable[..., Awaitable[None]]] = {
     "handle": handle,
     "serve": serve,
 }
+ON_TOPICS = frozenset({"publish", "consume", "late"})
+"""Roles on the bare driver: their first argument is a physical topic, which has to be there."""
 
 
 def main() -> None:

@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from switchgear import Bus, Knobs, Topic
 from switchgear.clock import Clock
-from switchgear.driver import Capabilities, Clocked, Order, Outgoing, Start, Subscription, Transport
+from switchgear.driver import (
+    Capabilities,
+    Clocked,
+    Order,
+    Outgoing,
+    Provisioner,
+    Resource,
+    Start,
+    Subscription,
+    Transport,
+)
 from switchgear.errors import SwitchgearError, TransportError
 from switchgear.plugins import open_transport
 
 from .case import Case
-from .child import Child
+from .child import ON_TOPICS, Child
 from .harness import (
     Broker,
     Fillable,
@@ -53,6 +63,16 @@ def set_clock(transport: Transport, harness: Harness, clock: Clock) -> None:
             "say virtual=False, or implement switchgear.driver.Clocked"
         )
     transport.set_clock(clock)
+
+
+async def provide(transport: Transport, topics: Sequence[str], order: Order = Order.NONE) -> None:
+    """Make topics that are not there. Raises HarnessLied of a transport that has none made, and can make none."""
+    if not isinstance(transport, Provisioner):
+        raise HarnessLied(
+            f"the transport of {type(transport).__module__} makes no topic at first use, and none at all: implement "
+            "switchgear.driver.Provisioner"
+        )
+    await transport.provision([Resource(kind="topic", name=topic, order=order) for topic in topics], True)
 
 
 class Log:
@@ -99,6 +119,7 @@ class Context:
     def __init__(
         self, case: Case, harness: Harness, broker: Broker, *, capabilities: Capabilities, namespace: str, seed: int,
         quiet: float, virtual: bool, line: Line | None = None, environment: Mapping[str, str] | None = None,
+        makes_topics: bool = True,
     ) -> None:  # fmt: skip
         self.case, self.harness, self.broker = case, harness, broker
         self.capabilities = capabilities
@@ -116,6 +137,9 @@ class Context:
         self.remarks: list[str] = []
         self._line = line
         self._environment = dict(environment or {})
+        self._makes_topics = makes_topics
+        self._provided: set[str] = set()
+        """Topics that this case was given."""
         self.shorten = True
         """Whether a model that fails looks for the shortest program that does."""
         self._stack = AsyncExitStack()
@@ -131,7 +155,7 @@ class Context:
         return Context(
             self.case, self.harness, self.broker, capabilities=self.capabilities,
             namespace=f"{self.namespace}{self._times}.", seed=self.seed, quiet=self.quiet, virtual=self.virtual,
-            line=self._line, environment=self._environment,
+            line=self._line, environment=self._environment, makes_topics=self._makes_topics,
         )  # fmt: skip
 
     def now(self) -> float:
@@ -158,6 +182,19 @@ class Context:
         return (dead or nobody)(self.broker.url)
 
     # ---- the bare driver
+
+    async def provide(self, *topics: str, order: Order = Order.NONE) -> None:
+        """Make physical topics where the transport makes none by itself; what sends or subscribes to them does so."""
+        missing = [topic for topic in topics if topic not in self._provided]
+        if self._makes_topics or not missing:
+            return
+        self._provided.update(missing)
+        transport = self.transport()
+        try:
+            await transport.connect(self.deadline())
+            await provide(transport, missing, order)
+        finally:
+            await transport.close()
 
     def closed(self, close: Callable[[], Awaitable[object]]) -> None:
         """Await this when the case ends."""
@@ -188,12 +225,14 @@ class Context:
             consumer=consumer or f"c{self.random.getrandbits(48):x}", start=start, order=order,
             lease=30.0 if lease is None else lease, outstanding=outstanding,
         )  # fmt: skip
+        await self.provide(*topics, order=order)
         return Member(self, transport, await transport.subscribe(subscription, revoked))
 
     async def send(
         self, transport: Transport, *batch: Outgoing, within: float = PATIENCE
     ) -> list[TransportError | None]:
         """Send in batches as large as the transport takes; one outcome an item."""
+        await self.provide(*dict.fromkeys(m.topic for m in batch if not m.private))
         outcomes: list[TransportError | None] = []
         size = min(transport.capabilities.batch, transport.capabilities.batch_limit)
         for begin in range(0, len(batch), size):
@@ -241,6 +280,8 @@ class Context:
 
     async def child(self, role: str, *arguments: str, url: str | None = None) -> Child:
         """Another process on the same broker, in a role of `switchgear_conformance.child`; killed with the case."""
+        if role in ON_TOPICS:
+            await self.provide(arguments[0])
         child = await Child.start(role, self.broker.url if url is None else url, *arguments, given=self._environment)
         self.closed(child.kill)
         return child

@@ -21,12 +21,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from switchgear.driver import Capabilities, Outgoing, Subscription
-from switchgear.errors import ConfigurationError, Unsupported
+from switchgear.errors import ConfigurationError, NotFound, Unsupported
 from switchgear.plugins import open_transport, redact
 
 from .case import PENDING, Case, Outcome, Tier, tier
 from .catalogue import catalogue
-from .context import Context, ignore, set_clock
+from .context import Context, ignore, provide, set_clock
 from .gates import REFUSABLE, missing
 from .harness import POWERS, Address, Broker, Harness, HarnessLied, NotRun, Setup
 from .proxy import Line
@@ -47,6 +47,8 @@ class Probe:
     missing: Callable[[Case], list[str]]
     quiet: float
     claims: dict[str, object]
+    makes_topics: bool
+    """Whether a topic is made at first use; else the kit provisions those of its cases."""
 
 
 @dataclass
@@ -164,21 +166,29 @@ async def _probe(harness: Harness, broker: Broker) -> Probe:
     try:
         await transport.connect(loop.time() + 10)
         topic = f"probe{secrets.token_hex(4)}"
-        source = await transport.subscribe(Subscription(topics={topic: None}, group="probe", consumer="probe"), ignore)
+        subscription = Subscription(topics={topic: None}, group="probe", consumer="probe")
+        makes_topics = True
+        try:
+            source = await transport.subscribe(subscription, ignore)
+        except NotFound:
+            makes_topics = False
+            await provide(transport, [topic])
+            source = await transport.subscribe(subscription, ignore)
         longest = 0.0
-        for _ in range(5):
+        for n in range(6):
             began = time.perf_counter()
             await transport.send([Outgoing(topic, b"probe")], loop.time() + 10)
             while not await source.receive(1):
                 if time.perf_counter() - began > 10:
                     raise ConfigurationError(f"{redact(broker.url)}: a probe was sent and never received")
-            longest = max(longest, time.perf_counter() - began)
+            if n:  # the first of a connection may wait for more than the message
+                longest = max(longest, time.perf_counter() - began)
         await source.close()
         capabilities = transport.capabilities
         claims = {name: plain(getattr(capabilities, name)) for name in type(capabilities).__dataclass_fields__}
         return Probe(
             capabilities, lambda case: missing(case.gates, case.level, capabilities, transport),
-            min(max(0.2, 20 * longest), 2.0), claims,
+            min(max(0.2, 20 * longest), 2.0), claims, makes_topics,
         )  # fmt: skip
     finally:
         await transport.close()
@@ -316,6 +326,7 @@ async def _case(
             case, session.harness, own or session.broker, capabilities=session.probe.capabilities,
             namespace=f"t{case.number}{case.level[0]}{secrets.token_hex(3)}.", seed=session.seed,
             quiet=session.probe.quiet, virtual=virtual, line=line, environment=session.environment,
+            makes_topics=session.probe.makes_topics,
         )  # fmt: skip
         context.remarks, context.shorten = remarks, session.shorten
         bound = asyncio.timeout(case.bound)

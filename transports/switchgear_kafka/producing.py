@@ -21,7 +21,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from switchgear.errors import MaybeSent, NotSent, Refused, SwitchgearError, TransportError, Unavailable
 
-from .failures import CONNECT, failure
+from .failures import CONNECT, failure, for_code
 from .wire import Wire
 
 BATCH = 256 << 10  # bytes of a record batch
@@ -94,7 +94,11 @@ class Producer:
                     except TransportError as error:
                         outcomes.update((record.place, error) for queue in queues.values() for record in queue)
                         break
-                    batches = [self._pack(tp, queue, tp in single) for tp, queue in queues.items()]
+                    packed = [self._pack(tp, queue, tp in single, outcomes) for tp, queue in list(queues.items())]
+                    batches = [batch for batch in packed if batch.records]
+                    for batch in packed:
+                        if not batch.records:
+                            del queues[batch.tp]
                     await self._deliver(batches, deadline)
                     for batch in batches:
                         self._judge(batch, queues, single, outcomes)
@@ -124,8 +128,10 @@ class Producer:
 
         self._id = await wire.insist(ask, "a producer id", deadline)
 
-    def _pack(self, tp: TopicPartition, queue: deque[Record], single: bool) -> Batch:
-        """The next batch of a partition, out of its queue."""
+    def _pack(
+        self, tp: TopicPartition, queue: deque[Record], single: bool, outcomes: dict[int, int | TransportError]
+    ) -> Batch:
+        """The next batch of a partition, out of its queue; empty where the whole queue can't be carried."""
         assert self._id is not None
         id, epoch = self._id
         sequence = self._sequences.get(tp, 0) if self._idempotent else -1
@@ -137,10 +143,24 @@ class Producer:
         append = builder.append
         while queue and (not single or not records):
             record = queue[0]
-            if append(len(records), None, record.key, record.value, record.headers) is None:
-                break
+            try:
+                if append(len(records), None, record.key, record.value, record.headers) is None:
+                    break
+            except UnicodeEncodeError:
+                self._uncarried(tp, queue, outcomes)
+                continue
             records.append(queue.popleft())
         return Batch(tp, records, builder.build(), sequence)
+
+    def _uncarried(self, tp: TopicPartition, queue: deque[Record], outcomes: dict[int, int | TransportError]) -> None:
+        """The first record has a header whose name is no text: it is refused, and what follows of its key not sent."""
+        first = queue.popleft()
+        outcomes[first.place] = Refused(f"{self._wire.at}: {tp.topic!r}: a header has a name that is no text")
+        for record in [r for r in queue if first.key is not None and r.key == first.key]:
+            queue.remove(record)
+            outcomes[record.place] = NotSent(
+                f"{self._wire.at}: {tp.topic!r}: not stored, since an earlier message of its key was not"
+            )
 
     async def _deliver(self, batches: Sequence[Batch], deadline: float) -> None:
         """Send until each is answered, or its failure is certain, or time is up."""
@@ -197,7 +217,7 @@ class Producer:
         asked = {batch.tp: batch for batch in batches}
         for topic, partitions in response.topics:
             for partition, code, offset, *_ in partitions:
-                self._answered(asked[TopicPartition(topic, partition)], kafka.for_code(code), offset)
+                self._answered(asked[TopicPartition(topic, partition)], for_code(code), offset)
 
     def _answered(self, batch: Batch, error: type[kafka.KafkaError], offset: int) -> None:
         if issubclass(error, _STORED):

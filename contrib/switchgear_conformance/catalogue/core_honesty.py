@@ -21,7 +21,7 @@ DAY = 86_400.0  # seconds: what is declared to reach further is not tried
 async def sent(t: Transport, c: Context, message: Outgoing) -> bool:
     """Send what the transport does not declare; whether it was accepted."""
     try:
-        (outcome,) = await t.send([message], c.deadline())
+        (outcome,) = await c.send(t, message)
     except (TransportError, Unsupported):
         return False
     return outcome is None
@@ -35,6 +35,7 @@ async def joined(
     subscription = Subscription(
         topics={c.name(): None}, group=name, consumer=f"c{c.random.getrandbits(40):x}", start=start, order=order
     )
+    await c.provide(c.name(), order=order)
     return Member(c, t, await t.subscribe(subscription, ignore))
 
 

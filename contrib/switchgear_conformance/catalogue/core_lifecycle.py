@@ -77,7 +77,7 @@ async def lifecycle_through_bus(c: Context) -> None:
 async def missing_destination(c: Context) -> None:
     """A topic that nobody made is made at first use, or NotFound says that there is none; never silence."""
     t = await c.open()
-    (outcome,) = await c.send(t, out(c.name("nowhere"), "1"))
+    (outcome,) = await t.send([out(c.name("nowhere"), "1")], c.deadline())
     assert outcome is None or isinstance(outcome, NotFound), f"sent to a topic that is not there: {outcome!r}"
     if outcome is None and t.capabilities.persistent and "earliest" in t.capabilities.starts:
         m = await c.join(t, c.name("nowhere"), start="earliest")

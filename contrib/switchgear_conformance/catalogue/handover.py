@@ -41,6 +41,7 @@ async def fenced(
     subscription = Subscription(
         topics=topics, group=c.name("group"), consumer=f"c{c.random.getrandbits(48):x}", lease=c.lease
     )
+    await c.provide(*topics)
     return Member(c, t, await t.subscribe(subscription, ignore if lost is None else revoked))
 
 
