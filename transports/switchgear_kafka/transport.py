@@ -34,7 +34,7 @@ from .producing import Producer, Record
 from .records import written
 from .registry import LogRegistry
 from .source import GroupSource
-from .topics import create
+from .topics import KEPT, REPLIES, create
 from .tuning import Settings
 from .wire import Wire
 
@@ -124,7 +124,7 @@ class KafkaTransport:
         tps = await self._wire.partitions(m.topic)
         if not tps and m.private:
             try:
-                await create(self._wire, m.topic)
+                await create(self._wire, m.topic, config=KEPT)
             except Refused as error:
                 return error
             tps = await self._wire.partitions(m.topic)
@@ -133,6 +133,8 @@ class KafkaTransport:
         return len(tps)
 
     def _unfit(self, m: Outgoing, limit: int) -> TransportError | None:
+        if m.due is not None:
+            return Refused(f"{self._where(m)}: Kafka keeps nothing until it is due")
         if m.body is None:
             return None if m.key is not None else Refused(f"{self._where(m)}: a tombstone takes a key")
         size = len(m.body)
@@ -158,7 +160,7 @@ class KafkaTransport:
         for topic in subscription.topics:
             tps = await self._wire.partitions(topic)
             if not tps and subscription.private:
-                await create(self._wire, topic)
+                await create(self._wire, topic, config=REPLIES if subscription.group is None else KEPT)
             elif subscription.order is Order.TOTAL and len(tps) > 1:
                 raise Refused(
                     f"{self._wire.at}: total order takes a topic of one partition, and {topic!r} has {len(tps)}"
