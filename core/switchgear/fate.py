@@ -8,6 +8,7 @@ import logging
 import random
 import sys
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import UNSET
@@ -89,6 +90,9 @@ class Fate:
             return False
         if isinstance(error, Reject):
             if error.reason == PARKED and message._body is UNSET:
+                if not await self._still_parked(delivery):
+                    self.hold(delivery, 0.0)
+                    return False
                 return await self._bury(message, PARKED, 0)
             never_called = isinstance(error, Unhandled)
             c.count("unhandled" if never_called else "rejected", 1)
@@ -257,6 +261,14 @@ class Fate:
         self._dug.set()
         return False
 
+    async def _still_parked(self, delivery: Delivery) -> bool:
+        """Look again, since rows are read for a whole batch of messages: its key may be free by now."""
+        c = self._c
+        assert c.parked is not None
+        with suppress(SwitchgearError):  # as far as is known, then
+            await c.parked.refresh()
+        return c.parked.holds(c.lanes.chain_of(delivery), delivery.topic == c.program.returns)
+
     async def _write(self, grave: Grave) -> bool:
         c, message = self._c, grave.message
         assert c.settings.dead_letter is not None
@@ -271,6 +283,8 @@ class Fate:
                 binding=caps.binding, limits=caps.headers,
             )  # fmt: skip
             await c.host.emit(out, timeout=WRITE)
+            if grave.reason == PARKED and c.parked is not None and key is not None:
+                await c.parked.stored(key)
         except SwitchgearError as error:
             log.warning(
                 "%s: the dead letter of message %s cannot be written, it is not acknowledged: %s",

@@ -93,6 +93,11 @@ def uses_row(name: str) -> str:
     return USES + _short(name)
 
 
+def ledger_row(topic: str) -> str:
+    """The registry row of what has been done with the letters of a dead-letter topic."""
+    return f"sg.ledger.{_short(topic)}"
+
+
 def parked_prefix(topic: str, group: str) -> str:
     """What the names of a group's parked keys start with, and those of no other group."""
     return f"sg.parked.{_short(f'{topic}.{group}')}:"

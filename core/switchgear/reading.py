@@ -64,6 +64,14 @@ class Reading:
         """Where it was when it was handled first: of a copy the original's."""
         return _of_original(message, "sgposition") or self._source.position(message._received())
 
+    def place(self, message: Message[Any]) -> str:
+        """Which copy this is, for the tokens of what is made of it: "" of an original. Its attempts may begin anew, so
+        the attempt alone does not tell one copy's copy from another's."""
+        delivery = message._received()
+        if not delivery.marked or message._attributes().target is None:
+            return ""
+        return f"@{self._source.position(delivery)}"
+
     def time(self, message: Message[Any]) -> float:
         """When it was stored: of a copy the original."""
         stored = _of_original(message, "sgtime")

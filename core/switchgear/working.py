@@ -138,7 +138,7 @@ def open_message(c: Consumer, message: Message[Any]) -> tuple[Route, Envelope]:
     Raises Reject (parked), Skip (expired, a tombstone, a type that nobody takes), Unhandled, or CodecError.
     """
     delivery = message._received()
-    if c.parked is not None and c.lanes.chain_of(delivery) in c.parked:
+    if c.parked is not None and c.parked.holds(c.lanes.chain_of(delivery), delivery.topic == c.program.returns):
         raise Reject(PARKED)
     envelope = c.reading.check(message)
     if envelope.expires is not None and envelope.expires <= c.clock.now():

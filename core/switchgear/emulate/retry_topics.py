@@ -58,7 +58,7 @@ def copy(
         media=delivery.media,
         headers=headers,
         key=delivery.key,
-        dedup=f"{message.id}/{group}/retry/{attempt}",
+        dedup=f"{message.id}/{group}/retry/{attempt}{reading.place(message)}",
         due=due if due > now else None,
         expires=envelope.expires,
         private=True,
