@@ -295,7 +295,16 @@ class Consumer:
             lease=settings.lease,
             outstanding=max(settings.window, FETCH),
             private=program.private,
+            own=self._own(),
         )
+
+    def _own(self) -> Collection[str]:
+        program = self.program
+        if program.group is None:
+            return ()
+        if program.private:
+            return program.physical
+        return () if program.returns is None else (program.returns,)
 
     def _open(self, source: Source) -> None:
         program, settings, host = self.program, self.settings, self.host

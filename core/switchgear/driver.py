@@ -141,6 +141,8 @@ class Subscription:
     outstanding: int = 5000
     """The most deliveries that will be unsettled at once (max_ack_pending and the like)."""
     private: bool = False
+    own: Collection[str] = ()
+    """Topics, now or later among `topics`, that no other group ever reads: what is settled there may be deleted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,13 @@ def seconds(value: Seconds) -> float:
 
 
 def instant(value: When, now: float) -> float:
-    """An instant in unix seconds. Raises ConfigurationError for a datetime without a time zone."""
+    """An instant in unix seconds. Raises ConfigurationError for a datetime without a time zone, and for infinity."""
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise ConfigurationError(f"{value!r} has no time zone: write datetime(…, tzinfo=UTC) or a duration")
         return value.timestamp()
-    return now + seconds(value)
+    if math.isinf(found := now + seconds(value)):
+        raise ConfigurationError(
+            f"expected a time that comes, got {value!r}: publish what is to wait for ever elsewhere"
+        )
+    return found

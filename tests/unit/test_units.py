@@ -30,3 +30,8 @@ def test_an_instant_is_absolute_or_from_now() -> None:
 def test_a_datetime_without_time_zone_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="has no time zone"):
         instant(datetime(2030, 1, 1), 0.0)  # noqa: DTZ001 - that is what is tested
+
+
+def test_a_time_that_never_comes_is_no_instant() -> None:
+    with pytest.raises(ConfigurationError, match="a time that comes, got inf"):
+        instant(float("inf"), 0.0)

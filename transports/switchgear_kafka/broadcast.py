@@ -54,7 +54,7 @@ class BroadcastSource:
 
     def _go(self) -> None:
         for tp, offset in self._next.items():
-            self._reader.consumer.seek(tp, offset)
+            self._reader.seek(tp, offset)
 
     async def receive(self, limit: int, held: Collection[str] = ()) -> Sequence[Delivery]:
         """Take what is fetched, or wait about a second for something."""

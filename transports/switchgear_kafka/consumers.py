@@ -9,6 +9,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from . import log
 from .security import connection
 from .wire import Wire
 
@@ -43,6 +44,9 @@ class Reader:
 
     def __init__(self, wire: Wire, group: str | None, lease: float = 30.0) -> None:
         self.consumer = make(wire, group, lease)
+        self._wire = wire
+        self._next: dict[TopicPartition, int] = {}
+        """Where to go on: the client's own positions run ahead of what it has handed out when it chokes on a record."""
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._heard = time.monotonic()
 
@@ -60,6 +64,11 @@ class Reader:
             waiting.cancel()
         return event.is_set()
 
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        """Go on there."""
+        self._next[tp] = offset
+        self.consumer.seek(tp, offset)
+
     async def fetch(
         self, limit: int, wanted: Sequence[TopicPartition] | None
     ) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
@@ -67,6 +76,34 @@ class Reader:
 
         With `limit=0` nothing is taken; that we asked keeps the membership. Raises what the client raises.
         """
+        try:
+            batch = await self._fetch(limit, wanted)
+        except UnicodeDecodeError:
+            return await self._reread(limit, wanted)
+        for tp, taken in batch.items():
+            self._next[tp] = taken[-1].offset + 1
+        return batch
+
+    async def _reread(
+        self, limit: int, wanted: Sequence[TopicPartition] | None
+    ) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
+        """The same without the client, which chokes on a header's name and has lost what it took with it."""
+        batch: dict[TopicPartition, Sequence[ConsumerRecord]] = {}
+        for tp in self.consumer.assignment():
+            if tp not in self._next:
+                continue
+            offset = self._next[tp]
+            if limit > 0 and (wanted is None or tp in wanted):
+                records, offset = await log.read(self._wire, tp, offset, limit)
+                if records:
+                    batch[tp] = records
+                    limit -= len(records)
+            self.seek(tp, offset)
+        return batch
+
+    async def _fetch(
+        self, limit: int, wanted: Sequence[TopicPartition] | None
+    ) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
         some = () if wanted is None else wanted or (NOWHERE,)
         if limit <= 0:
             await self.consumer.getmany(NOWHERE, timeout_ms=0)

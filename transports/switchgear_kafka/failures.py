@@ -12,6 +12,20 @@ from switchgear.errors import ConfigurationError, NotFound, NotSent, Refused, Sw
 CONNECT: Final = (kafka.KafkaError, OSError, TimeoutError)
 """What a request may fail with; anything else is a bug."""
 
+
+class InvalidRecordError(kafka.BrokerResponseError):
+    """The broker looked into a batch and refuses a record; the client does not know this code."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+    description = "This record has failed the validation on the broker and hence been rejected."
+
+
+def for_code(code: int) -> type[kafka.KafkaError]:
+    """The client's class for an error code of the broker, or ours."""
+    return InvalidRecordError if code == InvalidRecordError.errno else kafka.for_code(code)
+
+
 _TABLE: Final[tuple[tuple[type[kafka.KafkaError], type[SwitchgearError], str], ...]] = (
     (kafka.SaslAuthenticationFailed, Refused, "wrong user, password or token: check the URL"),
     (kafka.AuthenticationFailedError, Refused, "wrong user, password or token: check the URL"),
@@ -31,6 +45,7 @@ _TABLE: Final[tuple[tuple[type[kafka.KafkaError], type[SwitchgearError], str], .
     (kafka.InvalidPartitionsError, Refused, "no valid number of partitions"),
     (kafka.PolicyViolationError, Refused, "a policy of the cluster forbids it"),
     (kafka.InvalidConfigurationError, Refused, "no valid configuration of a topic"),
+    (InvalidRecordError, Refused, "the topic refuses the record: one that is compacted takes none without a key"),
     (kafka.InvalidTimestampError, Refused, "the topic refuses the record's time"),
     (kafka.NonEmptyGroup, Refused, "the group has members: stop them first"),
     (kafka.IncompatibleBrokerVersion, ConfigurationError, "the broker is too old: Apache Kafka 2.1 or newer is needed"),

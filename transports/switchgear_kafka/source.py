@@ -19,6 +19,7 @@ from . import records
 from .consumers import Reader
 from .failures import CONNECT, failure
 from .positions import found, known, resume
+from .purging import Purge
 from .wire import EARLIEST, LATEST, Committed, Member, Wire
 
 JOIN = 60.0  # seconds to be given partitions, beside what the group's other members take for theirs
@@ -61,6 +62,7 @@ class GroupSource(ConsumerRebalanceListener):
         self._epoch = 0
         """How often partitions were assigned."""
         self._committing = asyncio.Lock()
+        self._purge = Purge(wire, subscription.own)
 
     # ---- joining --------------------------------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class GroupSource(ConsumerRebalanceListener):
         place = f"{tp.topic}/{tp.partition}"
         lane = Lane(f"{place}#{self._epoch}", tp, place, member, committed.note)
         self._lanes[lane.name] = self._current[tp] = lane
-        self._consumer.seek(tp, committed.offset)
+        self._reader.seek(tp, committed.offset)
 
     def _forget(self) -> None:
         self._lanes.clear()
@@ -175,6 +177,7 @@ class GroupSource(ConsumerRebalanceListener):
             raise failure(self._at, error) from error
         if not batch:
             await self._alive()
+        await self._purge.run()
         out: list[Delivery] = []
         for tp, fetched in batch.items():
             lane = self._current.get(tp)
@@ -194,7 +197,7 @@ class GroupSource(ConsumerRebalanceListener):
             if position <= last[tp]:
                 taken = max(0, first[tp] - position)
                 self._trimmed[tp.topic] = self._trimmed.get(tp.topic, 0) + taken
-                self._consumer.seek(tp, max(first[tp], position))
+                self._reader.seek(tp, max(first[tp], position))
                 continue
             await self._wire.commit(self._group, lane.member, {tp: Committed(first[tp], lane.note)})
             raise Lost(
@@ -240,6 +243,7 @@ class GroupSource(ConsumerRebalanceListener):
                 if error is None:
                     assert lane is not None
                     lane.note = offsets[lane.tp].note
+                    self._purge.settled(lane.tp, offsets[lane.tp].offset)
                 elif issubclass(error, _GONE):
                     outcomes[n] = Lost(f"{self._at}: {settlement.delivery.lane} was taken from us")
                 else:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aiokafka import errors as kafka
-from aiokafka.protocol.admin import AlterConfigsRequest, CreateTopicsRequest, DescribeConfigsRequest
+from aiokafka.protocol.admin import (
+    AlterConfigsRequest,
+    CreatePartitionsRequest,
+    CreateTopicsRequest,
+    DescribeConfigsRequest,
+)
 
 from switchgear.errors import NotFound, Refused
 
@@ -16,6 +21,12 @@ from .wire import EARLIEST, Wire, raise_for
 
 TOPIC, BROKER = 2, 4  # kinds of configured things
 DYNAMIC = 1  # where a value comes from: set for this topic
+RETENTION: Final = "retention.ms"
+POLICY: Final = "cleanup.policy"
+KEPT: Final = {POLICY: "delete", RETENTION: "-1", "retention.bytes": "-1"}
+"""Of topics that hold copies and dead letters: nothing goes by age, size or key. See `purging`."""
+REPLIES: Final = {POLICY: "delete", RETENTION: "3600000"}
+"""Of topics for answers, which are of no use once their asker is gone."""
 
 
 class Configured(NamedTuple):
@@ -64,6 +75,22 @@ async def create(
                 return made
         await asyncio.sleep(wire.patience / 100)
     raise Refused(f"{wire.at}: topic {topic!r} was made, and no broker leads all of its partitions")
+
+
+async def grow(wire: Wire, topic: str, partitions: int) -> None:
+    """Add partitions. Raises Refused."""
+
+    async def ask() -> None:
+        request = CreatePartitionsRequest([(topic, (partitions, None))], round(wire.patience * 1000), False)
+        response = await wire.controller(request)
+        for _, code, said, *_ in response.topic_errors:
+            raise_for(code, said or topic)
+
+    await wire.insist(ask, f"adding partitions to topic {topic!r}")
+    for _ in range(100):  # the controller has them; brokers learn of them a moment later
+        if len(await wire.partitions(topic, fresh=True)) >= partitions:
+            return
+        await asyncio.sleep(wire.patience / 100)
 
 
 def _number(config: Mapping[str, Configured], name: str) -> int:

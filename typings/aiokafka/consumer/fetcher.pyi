@@ -1,6 +1,5 @@
 from collections.abc import Iterator
 
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 class PartitionRecords:
@@ -8,7 +7,7 @@ class PartitionRecords:
     def __init__(
         self,
         tp: TopicPartition,
-        records: MemoryRecords,
+        records: object,
         aborted_transactions: object,
         fetch_offset: int,
         key_deserializer: None,

@@ -9,6 +9,14 @@ class CreateTopicsRequest:
 class DescribeConfigsRequest:
     def __init__(self, resources: list[tuple[int, str, list[str] | None]]) -> None: ...
 
+class CreatePartitionsRequest:
+    def __init__(
+        self, topic_partitions: list[tuple[str, tuple[int, list[int] | None]]], timeout: int, validate_only: bool
+    ) -> None: ...
+
+class DeleteRecordsRequest:
+    def __init__(self, topics: list[tuple[str, list[tuple[int, int]]]], timeout_ms: int) -> None: ...
+
 class AlterConfigsRequest:
     def __init__(self, resources: list[tuple[int, str, list[tuple[str, str]]]]) -> None: ...
 

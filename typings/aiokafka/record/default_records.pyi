@@ -1,3 +1,8 @@
+class _DefaultRecordBatchPy:
+    _buffer: bytearray
+    def __init__(self, buffer: bytes) -> None: ...
+    def _maybe_uncompress(self) -> None: ...
+
 class DefaultRecordBatchBuilder:
     def __init__(
         self,
