@@ -1,4 +1,4 @@
-"""The brokers of fault tests: a file, or a Redis that a test may kill."""
+"""The brokers of fault tests: a file, or a Redis or Kafka that a test may kill."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 
 from tests.brokers.broker import Broker
 from tests.brokers.fixtures import OwnRedis, own_redis
+from tests.brokers.kafka_fixtures import OwnKafka, own_kafka
 
-__all__ = ["own_redis"]
+__all__ = ["own_kafka", "own_redis"]
 
 LEASE = 3.0
 ENDLESS = 3600.0
@@ -63,3 +64,19 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Places]:
 def place(places: Places) -> Place:
     """A broker for this test alone."""
     return places()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("sqlite", marks=pytest.mark.sqlite),
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("kafka", marks=pytest.mark.kafka),
+    ]
+)
+def any_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A broker for this test alone; also Kafka, which takes some seconds to start."""
+    if request.param == "sqlite":
+        return Place(f"sqlite:///{tmp_path / 'broker.db'}")
+    start: OwnRedis | OwnKafka = request.getfixturevalue(f"own_{request.param}")
+    broker = start()
+    return Place(broker.url, broker)
