@@ -68,6 +68,7 @@ async def fetch(c: Consumer, source: Source) -> None:
         began = called = loop.time()
         pending, waited = 2 * len(batch) >= limit, False
         if not batch:
+            await asyncio.sleep(0)  # a source that is closed has nothing, at once: let go on who closes it
             continue
         if c.parked is not None and not _closing(c, source):  # before anything of it may be handled
             await _over_outages(c, c.parked.refresh)
