@@ -388,7 +388,7 @@ class Consumer:
     def detail(self) -> str:
         """What there is to say of the state, in words; "" if nothing."""
         if self.state in ("active", "stopped"):
-            told = [*self.fate.stuck.values(), self.fate.trouble]
+            told = [*self.fate.stuck.values(), self.fate.trouble or self.fate.refusal]
             if self.full:
                 told.append(f"paused: {', '.join(sorted(self.full)) or 'all of it'}, window={self.settings.window}")
             return "; ".join(one for one in told if one)

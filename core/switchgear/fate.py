@@ -32,6 +32,7 @@ log = logging.getLogger("switchgear.consumer")
 
 BACKOFF, BACKOFF_CAP = 0.1, 5.0  # seconds between tries to write dead letters
 WRITE = 5.0  # seconds for one, and for a copy
+REFUSED = 10  # dead letters refused in a row, after which only so many are tried at once
 HOLD = 1.0  # seconds: who waits for less is not worth a copy
 
 
@@ -54,6 +55,10 @@ class Fate:
         """By token, the messages whose dead letters stopped their lanes, and what `health` says of each."""
         self.trouble = ""
         """Why dead letters cannot be written; "" while they can."""
+        self.refusal = ""
+        """Why the broker takes none of some that wait, for reasons of their own; "" while there are none."""
+        self._refused = 0
+        """Dead letters in a row that were refused."""
         self.graves: dict[Hashable, Grave] = {}
         self._timers: dict[Hashable, Timer] = {}
         self._returning: list[float] = []
@@ -250,7 +255,7 @@ class Fate:
             c.dismiss(delivery)
             return True
         grave = Grave(message, reason, attempts)
-        if not self.trouble and await self._write(grave):
+        if not self.trouble and self._refused < REFUSED and await self._write(grave):
             return await self._buried(grave)
         current = c.lanes.current(delivery)
         if current is None:
@@ -290,10 +295,14 @@ class Fate:
                 "%s: the dead letter of message %s cannot be written, it is not acknowledged: %s",
                 c.program.where, message.id, error, extra=self._about(message),
             )  # fmt: skip
-            if not isinstance(error, Refused):
+            if isinstance(error, Refused):
+                self.refusal = f"the dead-letter topic {c.program.dead_letters} refuses dead letters: {error}"
+                self._refused += 1
+            else:
                 self.trouble = f"the dead-letter topic {c.program.dead_letters} cannot be written: {error}"
-                c.on_change()
+            c.on_change()
             return False
+        self._refused = 0
         if self.trouble:
             self.trouble = ""
             c.on_change()
@@ -323,17 +332,24 @@ class Fate:
             await self._dug.wait()
             if not self.graves:
                 self._dug.clear()
-                failures, self.trouble = 0, ""
+                failures, self.trouble, self.refusal, self._refused = 0, "", "", 0
+                c.on_change()
                 continue
             await c.clock.sleep(random.uniform(0.5, 1.0) * min(BACKOFF_CAP, BACKOFF * 2 ** min(failures, 6)))
             failures += 1
+            refused = 0
             for token, grave in list(self.graves.items()):
                 if self.graves.get(token) is not grave:
                     continue
                 if not await self._write(grave):
                     if self.trouble:
                         break
-                    continue  # refused: the next may be smaller
+                    if self.graves.pop(token, None) is not None:  # refused: the next may be smaller
+                        self.graves[token] = grave
+                    refused += 1
+                    if refused == REFUSED:
+                        break
+                    continue
                 failures = 0
                 if self.graves.pop(token, None) is None:
                     continue  # lost meanwhile: it comes again

@@ -307,6 +307,43 @@ async def test_a_refused_dead_letter_does_not_stop_the_others() -> None:
         for n in range(3):
             await bus.publish(loose, {"k": "a", "n": n})
         await until(lambda: len(letters.found) == 2 and len(consumer_of(bus, "loose").lanes.held) == 1)
+        assert "graves refuses dead letters: too long" in bus.health().detail["loose → g"]
+
+
+@virtual
+async def test_where_all_dead_letters_are_refused_only_some_are_tried_again_and_health_tells() -> None:
+    bus, events, letters = a_bus()
+
+    @bus.subscribe(loose, group="g", retry=ONCE, dead_letter=to_graves())
+    async def handle(order: dict[str, Any]) -> None:
+        raise ValueError("poison")
+
+    async with bus.serving():
+        transport: Any = bus.transport
+        real, refusing, tries = transport.send, True, 0
+
+        async def send(batch: Any, deadline: float) -> Any:
+            nonlocal tries
+            if refusing and batch[0].topic == "graves":
+                tries += len(batch)
+                return [Refused("no right to write")] * len(batch)
+            return await real(batch, deadline)
+
+        transport.send = send
+        for n in range(100):
+            await bus.publish(loose, {"k": "a", "n": n})
+        await until(lambda: len(consumer_of(bus, "loose").fate.graves) == 100)
+        await asyncio.sleep(60)
+        assert "no right to write" in bus.health().detail["loose → g"]
+        before = tries
+        await asyncio.sleep(100)
+        assert 0 < tries - before <= 500
+        assert events["dead_lettered"] == 0
+        refusing = False
+        await until(lambda: events["dead_lettered"] == 100)
+        await until(lambda: not consumer_of(bus, "loose").lanes.held)
+        assert bus.health().detail["loose → g"] == "active"
+    assert sorted(numbers(letters.found)) == list(range(100))
 
 
 @virtual
