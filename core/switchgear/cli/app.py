@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, explain, provision, publish, run, tail, topics, transports
+from . import demo, dlq, explain, lag, provision, publish, replay, run, seek, tail, topics, transports
 
 EXIT_CODES = "Exit codes: 0 done · 1 the work failed · 2 wrong usage or configuration · 130 interrupted"
 
@@ -43,6 +43,10 @@ app.command()(run.run)
 app.command()(publish.publish)
 app.command()(tail.tail)
 app.command()(topics.topics)
+app.add_typer(dlq.app, name="dlq")
+app.command()(lag.lag)
+app.command()(seek.seek)
+app.command()(replay.replay)
 app.command()(provision.provision)
 app.command()(explain.explain)
 app.command()(transports.transports)

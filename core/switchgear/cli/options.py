@@ -25,6 +25,11 @@ Urls: TypeAlias = Annotated[
     ),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Change nothing, say what would be done.")]
+Group: TypeAlias = Annotated[str, typer.Option("--group", "-g", help="The group.", show_default=False)]
+AnyGroup: TypeAlias = Annotated[
+    str | None, typer.Option("--group", "-g", help="Only this group's. Default: all groups'.", show_default=False)
+]
 Target: TypeAlias = Annotated[
     str, typer.Argument(help="A bus, or a function that makes one, for example shop.main:bus.", metavar="MODULE:BUS")
 ]

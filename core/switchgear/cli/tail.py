@@ -106,8 +106,8 @@ async def _must_exist(bus: Bus, name: str) -> None:
     raise NotFound(f"there is no topic {name!r} on {redact(bus.url)}{hint}")
 
 
-def when(text: str) -> Literal["new", "earliest"] | datetime:
-    """What `--from` means. Raises ConfigurationError."""
+def when(text: str, option: str = "--from") -> Literal["new", "earliest"] | datetime:
+    """What `--from` and its like mean. Raises ConfigurationError."""
     from datetime import UTC, timedelta
 
     from switchgear.errors import ConfigurationError
@@ -124,7 +124,7 @@ def when(text: str) -> Literal["new", "earliest"] | datetime:
         return datetime.fromisoformat(text).astimezone()  # without a zone: local time
     except ValueError:
         raise ConfigurationError(
-            f"--from {text!r}: expected new, earliest, an instant as 2026-05-01T12:30, or how long ago as 15m"
+            f"{option} {text!r}: expected new, earliest, an instant as 2026-05-01T12:30, or how long ago as 15m"
         ) from None
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .execute import execute
+from .execute import FAILED, execute
 from .options import Json, Url
 
 
@@ -15,10 +15,22 @@ def topics(
     internal: Annotated[
         bool, typer.Option("--internal", help="Also those that Switchgear keeps: retry, dead letters, delay.")
     ] = False,
+    diff: Annotated[
+        str | None,
+        typer.Option(
+            "--diff",
+            help="Instead show what this program declares and the broker has otherwise; exits with 1 if anything.",
+            metavar="MODULE:BUS",
+            show_default=False,
+        ),
+    ] = None,
     url: Url = None,
     json: Json = False,
 ) -> None:
     """List topics, how many messages each holds, and the groups that read it."""
+    if diff is not None:
+        execute(_diff(diff, url, prefix, json))
+        return
     execute(_topics(url, prefix, internal or prefix.startswith("sg."), json))
 
 
@@ -44,3 +56,37 @@ async def _topics(url: str | None, prefix: str, internal: bool, json: bool) -> N
         )
     else:
         print(f"no topics on {where}")
+
+
+async def _diff(target: str, url: str | None, prefix: str, json: bool) -> None:
+    from switchgear.names import physical
+    from switchgear.plugins import redact
+    from switchgear.provisioning import provision
+
+    from .output import print_json, print_table
+    from .provision import as_dict
+    from .targets import load
+
+    [bus] = load([target], [] if url is None else [url])
+    async with bus:
+        start = physical(bus.transport.capabilities.names, bus.namespace, prefix)
+        drifts = [
+            drift
+            for drift in await provision(bus, apply=False)
+            if (drift.resource.topic or drift.resource.name).startswith(start)
+        ]
+    drifts.sort(key=lambda drift: drift.resource.topic or drift.resource.name)  # a topic's groups with the topic
+    if json:
+        print_json([as_dict(drift) for drift in drifts])
+    elif drifts:
+        print_table(
+            ("topic", "group", "what", "declared", "on the broker"),
+            [
+                (r.topic or r.name, r.name if r.topic else None, drift.field, drift.wanted, drift.found)
+                for drift, r in ((drift, drift.resource) for drift in drifts)
+            ],
+        )
+    else:
+        print(f"no differences on {redact(bus.url)}")
+    if drifts:
+        raise typer.Exit(FAILED)
