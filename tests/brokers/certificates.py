@@ -24,14 +24,21 @@ class Certificates:
     key: Path
 
 
-def certificates(folder: Path) -> Certificates:
-    """Make an authority and one certificate in `folder`, valid for a day."""
+def certificates(folder: Path, *, name: str = HOST, until: timedelta = timedelta(days=1)) -> Certificates:
+    """Make an authority and one certificate in `folder`, for `name`, valid for a day or `until` from now on."""
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test authority {folder.name}")])
-    ca = _builder(authority, authority, ca_key).add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
-    host = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
-    leaf = _builder(host, authority, key).add_extension(
-        x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]), False
+    ca = (
+        _builder(authority, authority, ca_key)
+        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+    )
+    host = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    other = x509.IPAddress(ipaddress.ip_address(HOST)) if name == HOST else x509.DNSName(name)
+    leaf = (
+        _builder(host, authority, key)
+        .not_valid_after(datetime.now(UTC) + until)
+        .add_extension(x509.SubjectAlternativeName([other]), False)
     )
     folder.mkdir(parents=True, exist_ok=True)
     made = Certificates(ca=folder / "ca.pem", cert=folder / "cert.pem", key=folder / "key.pem")
@@ -51,6 +58,5 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now - timedelta(hours=2))
     )

@@ -50,6 +50,13 @@ def test_token_and_certificates(tmp_path: Path) -> None:
     assert (found.sasl, found.token_file, found.ca, found.verify) == ("OAUTHBEARER", str(file), str(file), False)
 
 
+def test_a_token_endpoint_takes_user_and_password_for_itself() -> None:
+    found = read("kafka://id:s%20cret@a?token_endpoint=https://id.example/token&scope=kafka")
+    assert found.sasl == "OAUTHBEARER"
+    assert found.tokens is not None
+    assert "cret" not in repr(found)
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -65,7 +72,10 @@ def test_token_and_certificates(tmp_path: Path) -> None:
         ("kafka+ssl://a?verify=maybe", "expected yes or no"),
         ("kafka://a?sasl=KERBEROS", "expected one of PLAIN"),
         ("kafka://a?sasl=PLAIN", "takes user and password"),
-        ("kafka://a?sasl=OAUTHBEARER", "takes token_file="),
+        ("kafka://a?sasl=OAUTHBEARER", "takes either token_file="),
+        ("kafka://a?token_endpoint=https://id.example/token", "write kafka://id:secret@host"),
+        ("kafka://i:s@a?token_endpoint=/token", "is no https:// URL"),
+        ("kafka://a?scope=x", "takes token_endpoint="),
         ("kafka://a?client=java", "the client is aiokafka"),
     ],
 )

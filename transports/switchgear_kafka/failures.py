@@ -63,7 +63,7 @@ def failure(at: str, error: BaseException) -> SwitchgearError:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ssl.SSLCertVerificationError):
-            return ConfigurationError(f"{at}: {seen.verify_message}: name its authority with ?ca=/path/to/ca.pem")
+            return _untrusted(at, seen)
         if isinstance(seen, ssl.SSLError):
             return _tls(at, seen)
         seen = seen.__cause__ or seen.__context__
@@ -84,6 +84,15 @@ def failure(at: str, error: BaseException) -> SwitchgearError:
             "(kafka://), or does it want a user and password?"
         )
     return Unavailable(f"{at}: {str(error) or type(error).__name__}")
+
+
+def _untrusted(at: str, error: ssl.SSLCertVerificationError) -> ConfigurationError:
+    said = error.verify_message
+    if "expired" in said or "not yet valid" in said:
+        return ConfigurationError(f"{at}: the broker's certificate: {said}: renew it there, or check both clocks")
+    if "mismatch" in said or "not valid for" in said:
+        return ConfigurationError(f"{at}: the broker's certificate: {said}: connect by a name that it is for")
+    return ConfigurationError(f"{at}: the broker's certificate: {said}: name its authority with ?ca=/path/to/ca.pem")
 
 
 def _tls(at: str, error: ssl.SSLError) -> SwitchgearError:

@@ -6,10 +6,12 @@ import ssl
 from pathlib import Path
 from typing import TypedDict
 
+from aiokafka import errors as kafka
 from aiokafka.abc import AbstractTokenProvider
 
-from switchgear.errors import ConfigurationError
+from switchgear.errors import ConfigurationError, Refused, Unavailable
 
+from .tokens import Tokens
 from .tuning import Settings
 
 
@@ -33,7 +35,26 @@ class TokenFile(AbstractTokenProvider):
 
     async def token(self) -> str:
         """What the file holds now."""
-        return self._path.read_text(encoding="ascii").strip()
+        try:
+            return self._path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise kafka.AuthenticationFailedError(f"token_file {str(self._path)!r}: {error}") from error
+
+
+class Endpoint(AbstractTokenProvider):
+    """A token of an identity provider, told in the client's own errors: it tries again after no others."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    async def token(self) -> str:
+        """One that is good for a while."""
+        try:
+            return (await self._tokens.get()).value
+        except Refused as error:
+            raise kafka.AuthenticationFailedError(str(error)) from error
+        except Unavailable as error:
+            raise kafka.KafkaConnectionError(str(error)) from error
 
 
 def connection(settings: Settings) -> Connection:
@@ -46,8 +67,14 @@ def connection(settings: Settings) -> Connection:
         sasl_mechanism=settings.sasl or "PLAIN",
         sasl_plain_username=settings.user,
         sasl_plain_password=settings.password,
-        sasl_oauth_token_provider=TokenFile(settings.token_file) if settings.token_file else None,
+        sasl_oauth_token_provider=_tokens(settings),
     )
+
+
+def _tokens(settings: Settings) -> AbstractTokenProvider | None:
+    if settings.tokens is not None:
+        return Endpoint(settings.tokens)
+    return TokenFile(settings.token_file) if settings.token_file else None
 
 
 def _context(settings: Settings) -> ssl.SSLContext:

@@ -15,6 +15,8 @@ from switchgear.plugins import hookimpl
 if TYPE_CHECKING:
     from switchgear.driver import Transport
 
+    from .tokens import Tokens
+
 PORT = 9092
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 
@@ -63,6 +65,7 @@ class Settings:
     verify: bool = True
     sasl: str | None = None
     token_file: str | None = None
+    tokens: Tokens | None = field(default=None, repr=False, compare=False)
     tuning: KafkaTuning = KafkaTuning()
 
     @property
@@ -109,7 +112,7 @@ def parse(url: SplitResult) -> Settings:
         "compacted": lambda _at, _name, value: tuple(one for one in value.split(",") if one),
     }  # fmt: skip
     tunable = [f.name for f in fields(KafkaTuning)]
-    texts = ("ca", "cert", "key", "verify", "sasl", "token_file")
+    texts = ("ca", "cert", "key", "verify", "sasl", "token_file", "token_endpoint", "scope")
     tuned: dict[str, Any] = {}
     own: dict[str, str] = {}
     for name, value in parse_qsl(url.query, keep_blank_values=True):
@@ -140,20 +143,40 @@ def _secured(base: Settings, own: dict[str, str]) -> Settings:
     if ("cert" in own) != ("key" in own):
         raise ConfigurationError(f"{at}: a client certificate takes both 'cert' and 'key'")
     sasl = own.get("sasl")
-    if sasl is None and "token_file" in own:
+    if sasl is None and ("token_file" in own or "token_endpoint" in own):
         sasl = "OAUTHBEARER"
     elif sasl is None and base.user is not None:
         sasl = "PLAIN"
     if sasl is not None and sasl not in MECHANISMS:
         raise ConfigurationError(f"{at}: sasl={sasl!r}; expected one of {', '.join(MECHANISMS)}")
-    if sasl == "OAUTHBEARER" and "token_file" not in own:
-        raise ConfigurationError(f"{at}: sasl=OAUTHBEARER takes token_file=, a file that holds the token")
+    if sasl == "OAUTHBEARER" and ("token_file" in own) == ("token_endpoint" in own):
+        raise ConfigurationError(
+            f"{at}: sasl=OAUTHBEARER takes either token_file=, a file that holds the token, or token_endpoint=, a URL "
+            "that gives one"
+        )
     if sasl is not None and sasl != "OAUTHBEARER" and (base.user is None or base.password is None):
         raise ConfigurationError(f"{at}: sasl={sasl} takes user and password: write kafka://user:password@host")
     return replace(
         base, ca=own.get("ca"), cert=own.get("cert"), key=own.get("key"), sasl=sasl, token_file=own.get("token_file"),
-        verify=_yes(at, "verify", own.get("verify", "yes")),
+        verify=_yes(at, "verify", own.get("verify", "yes")), tokens=_tokens(base, own),
     )  # fmt: skip
+
+
+def _tokens(base: Settings, own: dict[str, str]) -> Tokens | None:
+    endpoint = own.get("token_endpoint")
+    if endpoint is None:
+        if "scope" in own:
+            raise ConfigurationError(f"{base.address}: 'scope' is asked for with a token: it takes token_endpoint=")
+        return None
+    if urlsplit(endpoint).scheme not in ("https", "http") or not urlsplit(endpoint).hostname:
+        raise ConfigurationError(f"{base.address}: token_endpoint={endpoint!r} is no https:// URL")
+    if base.user is None or base.password is None:
+        raise ConfigurationError(
+            f"{base.address}: token_endpoint= takes the client's id and secret: write kafka://id:secret@host"
+        )
+    from .tokens import Tokens
+
+    return Tokens(endpoint, base.user, base.password, scope=own.get("scope"), ca=own.get("ca"))
 
 
 def check(tuning: KafkaTuning, at: str) -> KafkaTuning:
