@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from tests.brokers import redis_server
+from tests.brokers import kafka_server, redis_server
 from tests.brokers.broker import Broker
 
 
@@ -26,4 +26,19 @@ def redis(folder: Path) -> Generator[str]:
         broker.close()
 
 
-BROKERS: Mapping[str, Callable[[Path], AbstractContextManager[str]]] = {"redis": redis}
+@contextmanager
+def kafka(folder: Path) -> Generator[str]:
+    """The URL of one Kafka node in KRaft mode."""
+    given = os.environ.get("SWITCHGEAR_TEST_KAFKA")
+    if given:
+        yield given
+        return
+    broker = Broker(kafka_server.kafka(), folder)
+    broker.start()
+    try:
+        yield broker.url
+    finally:
+        broker.close()
+
+
+BROKERS: Mapping[str, Callable[[Path], AbstractContextManager[str]]] = {"redis": redis, "kafka": kafka}

@@ -49,3 +49,15 @@ WORKLOAD = Workload(
     },
     requirements=[Requirement("ms", over="dependencies", at_most=1.25)],
 )
+KAFKA = Workload(
+    name="kafka-import",
+    about="a process that imports the transport and ends",
+    metric="ms",
+    unit="ms",
+    sides={
+        "aiokafka": importing("import aiokafka"),
+        OURS: importing("import switchgear, switchgear_kafka.transport"),
+        "faststream": importing("import faststream.kafka"),
+    },
+    requirements=[Requirement("ms", over="aiokafka", at_most=1.25)],
+)

@@ -13,7 +13,7 @@ from typing import Any
 from .runner import Result
 from .workload import OURS, Requirement
 
-PACKAGES = ("switchgear", "faststream", "redis", "hiredis", "msgspec", "pluggy")
+PACKAGES = ("switchgear", "faststream", "redis", "hiredis", "aiokafka", "confluent-kafka", "msgspec", "pluggy")
 
 
 @dataclass(frozen=True)
