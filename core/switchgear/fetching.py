@@ -43,7 +43,7 @@ async def fetch(c: Consumer, source: Source) -> None:
         if (full or space <= 0) and settler.due:
             settler.kick(AT)  # what is finished makes room once it is settled: now
         enough = len(ready) >= c.prefetch - c.prefetch // 2
-        if not enough and lanes.chains and not c.idle:  # few keys, all at work: what waits behind them is enough, too
+        if not enough and lanes.chains and (ready or not c.idle):  # few keys: what waits behind them is enough, too
             enough = lanes.at_hand() >= c.prefetch
         if enough or space <= 0 or "" in full:
             waited = True

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Hashable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from msgspec import structs
@@ -127,22 +127,27 @@ class Cumulative:
     def admit(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
         """Track a received batch; returns it without what is known to be finished."""
         self._collect()
-        held = self._lanes.held
+        held, known = self._lanes.held, self._open
         fresh: list[Delivery] = []
+        lane: Lane | None = None
+        name = None
         for delivery in batch:
-            offset = _offset(delivery)
-            lane = self._open.get(delivery.lane)
-            if lane is None:
-                lane = self._open[delivery.lane] = self._begin(delivery, offset)
+            token: Any = delivery.token
+            offset: int = token[-1] if token.__class__ is tuple else _offset(delivery)
+            if lane is None or delivery.lane != name:
+                name = delivery.lane
+                lane = known.get(name)
+                if lane is None:
+                    lane = known[name] = self._begin(delivery, offset)
             delivery.fence = lane.fence
             if offset <= lane.last:  # handed out again after an interruption
-                if delivery.token in held:
+                if token in held:
                     fresh.append(delivery)
                 continue
             lane.last = offset
             lane.track.append(delivery)
             lane.size += 1
-            if not lane.known(offset) or delivery.token in held:
+            if not lane.finished or not lane.known(offset) or token in held:
                 fresh.append(delivery)
         return fresh
 
@@ -194,41 +199,58 @@ class Cumulative:
 
     def _collect(self) -> None:
         """Take what is done out of the held ones and move the heads."""
-        lanes = self._lanes
         if self.done or self._quiet:
-            done, quiet = self.done, self._quiet
-            self.done, self._quiet = [], []
-            handled = 0
-            for i, delivery in enumerate([*done, *quiet]):
-                current = lanes.current(delivery)
-                lanes.free(delivery)
-                if current is None:
-                    continue
-                handled += i < len(done)
-                lane = self._open.get(current.lane)
-                if lane is not None:
-                    lane.dirty = True
-            self._since += len(done) + len(quiet)
-            if handled:
-                self._report.handled(handled)
-            self._report.settled()
-        held = lanes.held
+            self._let_go()
+        held = self._lanes.held
         for lane in self._open.values():
             track = lane.track
+            head: Delivery | None = None
+            passed = 0
             while track:
                 first = track[0]
                 if isinstance(first, Span):
-                    lane.head = first.last
-                    lane.size -= first.n
+                    head = first.last
+                    passed += first.n
                 elif first.token in held:
                     break
                 else:
-                    lane.head = first
-                    lane.size -= 1
+                    head = first
+                    passed += 1
                 track.popleft()
+            if head is not None:
+                lane.head = head
+                lane.size -= passed
                 lane.dirty = True
         if self._since >= COMMIT_AT:
             self._now()
+
+    def _let_go(self) -> None:
+        """What is done is no longer held."""
+        lanes = self._lanes
+        done, quiet = self.done, self._quiet
+        self.done, self._quiet = [], []
+        finished = [*done, *quiet] if quiet else done
+        handled = len(done)
+        if lanes.moved or lanes.leaving:
+            ours: list[Delivery] = []
+            for i, delivery in enumerate(finished):
+                current = lanes.current(delivery)
+                lanes.free(delivery)
+                if current is not None:
+                    ours.append(current)
+                elif i < len(done):
+                    handled -= 1
+        else:  # the usual case, done in bulk
+            lanes.free_all(finished)
+            ours = finished
+        for name in {delivery.lane for delivery in ours}:
+            lane = self._open.get(name)
+            if lane is not None:
+                lane.dirty = True
+        self._since += len(finished)
+        if handled:
+            self._report.handled(handled)
+        self._report.settled()
 
     def _settlements(self) -> list[Settlement]:
         self._collect()

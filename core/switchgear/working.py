@@ -67,8 +67,11 @@ async def work(c: Consumer, slot: Slot) -> None:
             waiter = new_future()
             idle.append(waiter)
             await waiter
-            if idle and len(ready) > 1:
-                c.wake_one()
+            if idle:
+                if len(ready) > 1:
+                    c.wake_one()
+                else:  # this takes the last that is ready, and others have nothing to do
+                    c.wake_room()
         until = min(clock() + SLICE, c.valid_until)
         while ready and not c.ending:
             delivery = ready.popleft()
