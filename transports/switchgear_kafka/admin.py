@@ -97,7 +97,7 @@ async def browse(wire: Wire, topic: str, start: Start, end: float | None) -> Asy
         _, partition, stream, record = heapq.heappop(streams)
         if latest is None or record.timestamp <= latest:
             lane = f"{topic}/{partition}"
-            (delivery,) = records.deliveries(topic, lane, lane, [record])
+            (delivery,) = records.deliveries(TopicPartition(topic, record.partition), lane, lane, [record])
             yield delivery, records.headers(delivery)
         await _push(streams, partition, stream)
 

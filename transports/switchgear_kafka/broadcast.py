@@ -76,7 +76,7 @@ class BroadcastSource:
         out: list[Delivery] = []
         for tp, fetched in batch.items():
             self._next[tp] = fetched[-1].offset + 1
-            out += records.deliveries(tp.topic, _lane(tp), _lane(tp), fetched)
+            out += records.deliveries(tp, _lane(tp), _lane(tp), fetched)
         return out
 
     def _grown(self) -> None:

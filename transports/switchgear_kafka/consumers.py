@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from . import log
+from .records import Fetched, Parsed
 from .security import connection
 from .wire import Wire
 
@@ -71,7 +72,7 @@ class Reader:
 
     async def fetch(
         self, limit: int, wanted: Sequence[TopicPartition] | None
-    ) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
+    ) -> Mapping[TopicPartition, Sequence[Parsed]]:
         """What is there of these partitions (None: of all), else what comes within a second at most.
 
         With `limit=0` nothing is taken; that we asked keeps the membership. Raises what the client raises.
@@ -86,9 +87,9 @@ class Reader:
 
     async def _reread(
         self, limit: int, wanted: Sequence[TopicPartition] | None
-    ) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
+    ) -> Mapping[TopicPartition, Sequence[Parsed]]:
         """The same without the client, which chokes on a header's name and has lost what it took with it."""
-        batch: dict[TopicPartition, Sequence[ConsumerRecord]] = {}
+        batch: dict[TopicPartition, Sequence[Parsed]] = {}
         for tp in self.consumer.assignment():
             if tp not in self._next:
                 continue
@@ -103,7 +104,10 @@ class Reader:
 
     async def _fetch(
         self, limit: int, wanted: Sequence[TopicPartition] | None
-    ) -> Mapping[TopicPartition, Sequence[ConsumerRecord]]:
+    ) -> Mapping[TopicPartition, Sequence[Parsed]]:
+        fetcher: Any = self.consumer._fetcher
+        if not isinstance(fetcher._records, Fetched):
+            fetcher._records = Fetched(fetcher._records)
         some = () if wanted is None else wanted or (NOWHERE,)
         if limit <= 0:
             await self.consumer.getmany(NOWHERE, timeout_ms=0)

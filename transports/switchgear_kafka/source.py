@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 from aiokafka import TopicPartition
@@ -182,7 +182,7 @@ class GroupSource(ConsumerRebalanceListener):
         for tp, fetched in batch.items():
             lane = self._current.get(tp)
             if lane is not None:
-                out += records.deliveries(tp.topic, lane.name, lane.place, fetched)
+                out += records.deliveries(tp, lane.name, lane.place, fetched)
         return out
 
     async def _out_of_range(self, error: kafka.OffsetOutOfRangeError) -> None:
@@ -229,7 +229,7 @@ class GroupSource(ConsumerRebalanceListener):
                     continue
                 members.add(lane.member)
                 before = offsets.get(lane.tp)
-                offset = _offset(settlement.delivery) + 1
+                offset = records.offset_of(settlement.delivery) + 1
                 if before is None or offset >= before.offset:
                     offsets[lane.tp] = Committed(offset, settlement.note)
             if not offsets:
@@ -301,8 +301,3 @@ class GroupSource(ConsumerRebalanceListener):
         self._forget()
         self._left(self)
         await self._reader.stop()
-
-
-def _offset(delivery: Delivery) -> int:
-    _, offset = cast("tuple[str, int]", delivery.token)
-    return offset

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from typing import Any
 
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
@@ -16,3 +17,6 @@ class PartitionRecords:
         isolation_level: int,
     ) -> None: ...
     def __iter__(self) -> Iterator[ConsumerRecord]: ...
+
+class FetchResult:
+    _partition_records: Any
