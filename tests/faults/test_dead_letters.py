@@ -1,4 +1,4 @@
-"""Under load, one message in ten is poison, and for a while nobody takes dead letters; the consumer is killed meanwhile.
+"""One message in ten is poison, and for a while nobody takes dead letters; the consumer is killed meanwhile.
 
 For 4 seconds by default, for a minute and also in key order with `SWITCHGEAR_FAULTS_FULL=1`.
 """
