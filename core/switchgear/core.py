@@ -93,7 +93,7 @@ class Core:
         self.scope = BusScope()
         self.overrides: Mapping[Callable[..., Any], Callable[..., Any]] = {}
         self.replies: Replies | None = None
-        self.closed = False
+        self.closing = self.closed = False
         self.failure: BaseException | None = None
         self.failed: asyncio.Event = asyncio.Event()
         self.writers: dict[object, Writer] = {}
@@ -131,6 +131,7 @@ class Core:
         """Drain subscriptions, flush publishes, close; all before `deadline` (the loop's clock). Idempotent."""
         if self.closed:
             return
+        self.closing = True
         try:
             if self._watcher is not None:
                 self._watcher.cancel()
@@ -522,7 +523,9 @@ class Core:
         return publish
 
     def add(self, assembled: Assembled) -> Consumer:
-        """Start one subscription in the background."""
+        """Start one subscription in the background. Raises Misuse once the bus is being closed."""
+        if self.closing:
+            raise Misuse("the bus was closed before this subscription had begun")
         consumer = Consumer(assembled.program, self)
         self.consumers[consumer] = assembled
         self._move_due()

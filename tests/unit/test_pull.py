@@ -289,3 +289,25 @@ async def test_what_ends_the_subscription_is_raised() -> None:
         source.receive = broken
         with pytest.raises(ZeroDivisionError):
             await waiting
+
+
+@virtual
+async def test_a_consumer_that_begins_while_the_bus_closes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus, _, _ = a_bus()
+    async with bus:
+        core = bus._running()
+        prepare = core.prepare
+
+        async def prepare_meanwhile(assembled: Any) -> None:
+            await prepare(assembled)
+            closing.append(asyncio.ensure_future(bus.close()))
+            while not core.closing:
+                await asyncio.sleep(0)
+
+        closing: list[asyncio.Future[None]] = []
+        monkeypatch.setattr(core, "prepare", prepare_meanwhile)
+        with pytest.raises(Misuse, match="closed"):
+            async with bus.consumer(loose, group="g"):
+                pass
+        await closing[0]
+    assert not core.consumers
