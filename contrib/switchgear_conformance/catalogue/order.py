@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 
 from switchgear import Bus, Message, Retry, Topic
-from switchgear.driver import Order
+from switchgear.driver import Delivery, Order
 from switchgear.errors import Refused
 from switchgear_conformance.case import case
 from switchgear_conformance.context import Context, numbered
@@ -251,14 +251,22 @@ async def order_total(c: Context) -> None:
     one, two = await c.join(await c.open(), c.name(), order=TOTAL), await c.join(await c.open(), c.name(), order=TOTAL)
     every = numbered(150)
     await c.stored(one.transport, *(out(c.name(), b, None if i % 2 else f"k{i}") for i, b in enumerate(every)))
-    first = await one.take(5)
+    first: list[Delivery] = []
+    while not first:  # the broker says who of them has the line
+        first, others = await asyncio.gather(one.receive(5), two.receive(5))
+        if others:
+            assert not first, "both members are handed something of one line"
+            one, two, first = two, one, others
+    first += await one.take(5 - len(first))
     await two.nothing()
-    assert all(d.fence > 0 for d in first), "a totally ordered delivery has no fence"
+    fenced = not one.cumulative  # else the core counts how often a lane changes hands, in its notes
+    assert not fenced or all(d.fence > 0 for d in first), "a totally ordered delivery has no fence"
     await one.settle(first[:3])
     await one.close()
     rest = await two.drain(147)
     assert bodies(first[:3]) + bodies(rest) == [body.encode() for body in every]
-    assert min(d.fence for d in rest) > max(d.fence for d in first), "the line changed hands and its fence did not rise"
+    risen = min(d.fence for d in rest) > max(d.fence for d in first)
+    assert not fenced or risen, "the line changed hands and its fence did not rise"
     await two.close()
 
 

@@ -31,7 +31,9 @@ def malformed(c: Context, topic: str) -> list[Outgoing]:
         out(topic, b'{"n": 1, "case": 1}', media=b"text/x-unknown"),
         out(topic, b'{"n": 1, "case": 2}', media=JSON, headers=[(f"{b}specversion", b"9")], marked=True),
         out(topic, b'{"n": 1, "case": 3}', media=JSON, headers=[(f"{b}expirytime", b"tomorrow")], marked=True),
-        out(topic, b'{"n": 1, "case": 4}', media=JSON, headers=[(f"{b}id", b"x"), (f"{b}time", b"-")], marked=True),
+        out(
+            topic, b'{"n": 1, "case": 4}', media=JSON, headers=[(f"{b}id", b"x"), (f"{b}sgattempt", b"-")], marked=True
+        ),
         out(topic, b"{structured", media=STRUCTURED, marked=True),
         out(topic, b'{"specversion": "1.0"}', media=STRUCTURED, marked=True),
     ]
