@@ -235,6 +235,7 @@ class Capabilities:
     ttl: bool = False
     filter: bool = False
     transactions: bool = False
+    """The transport is `Transactional`."""
     note: int = 0
     """CUMULATIVE: bytes of `Settlement.note`."""
     revoke_within: float = 0.0
@@ -461,7 +462,24 @@ class Transactional(Protocol):
     async def commit(
         self, source: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float
     ) -> None:
-        """Store `produced` and carry out `settled`, both or neither."""
+        """Store `produced`, in order, and carry out `settled` (deliveries of `source`), both or neither.
+
+        Nobody sees any of it before all of it is decided. `settled` is what `Source.settle` would be given; `produced`
+        may be more than `capabilities.batch`. Every topic of it may be one that `send` would have made.
+
+        Raises `Lost` where one of `settled` is no longer ours: then nothing was done. `Unavailable` and `NotSent` say
+        the same for other reasons, and are tried again; `Refused` is not. `MaybeSent`: nobody knows; the core closes the
+        source and subscribes anew, and is then handed out what was not committed. A cancelled call counts as that.
+        """
+        ...
+
+
+@runtime_checkable
+class Advising(Protocol):
+    """A transport that knows a way to a guarantee that it doesn't give as it was opened."""
+
+    def advice(self, need: str) -> str:
+        """What to change so that this need (`"exactly_once"`) is met, as the end of a sentence; "" for nothing."""
         ...
 
 

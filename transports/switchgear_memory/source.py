@@ -41,6 +41,7 @@ CAPABILITIES = Capabilities(
     counting="exact",
     lease_cap=FOREVER,
     fencing=True,
+    transactions=True,
 )
 
 

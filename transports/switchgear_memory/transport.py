@@ -17,11 +17,13 @@ from switchgear.driver import (
     Resource,
     Revoked,
     Row,
+    Settlement,
+    Source,
     Start,
     Subscription,
     TopicInfo,
 )
-from switchgear.errors import NotSent, Refused, TransportError, Unavailable
+from switchgear.errors import Lost, NotSent, Refused, TransportError, Unavailable
 
 from . import admin
 from .broker import BROKERS, Broker, Topic
@@ -32,7 +34,8 @@ STORED = (None,)
 
 
 class MemoryTransport:
-    """A connection to the broker of one name. Also Registry, Scheduling, Seekable, Lagged, Browsable, Provisioner."""
+    """A connection to the broker of one name. Also Registry, Scheduling, Seekable, Lagged, Browsable, Provisioner,
+    Transactional."""
 
     capabilities = CAPABILITIES
 
@@ -85,11 +88,9 @@ class MemoryTransport:
         self, broker: Broker, m: Outgoing, deadline: float, failed: set[tuple[str, bytes]]
     ) -> TransportError | None:
         """Store one message; what fails holds back the later ones of its key, in `failed`."""
-        error: TransportError | None = None
-        if m.body is None:
-            error = Refused(f"topic {m.topic!r}: memory:// has no tombstones; send a body")
-        elif len(m.body) > BODY:
-            error = Refused(f"topic {m.topic!r}: a body of {len(m.body)} bytes; memory:// takes up to {BODY}")
+        error: TransportError | None = _refused(m)
+        if error is not None:
+            pass
         elif m.key is not None and (m.topic, m.key) in failed:
             error = NotSent(f"topic {m.topic!r}: not stored, since an earlier message of its key in this batch was not")
         elif m.due is not None and m.due > broker.now():
@@ -132,6 +133,31 @@ class MemoryTransport:
             if topic.senders.pop(ticket, None) is not None:
                 broker.loop.call_soon(topic.advance)  # after this one has stored
         return None
+
+    async def commit(
+        self, source: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float
+    ) -> None:
+        """Transactional: wait for room in all topics at once, then do everything without waiting."""
+        broker = self._open()
+        assert isinstance(source, MemorySource)
+        for m in produced:
+            if (refused := _refused(m)) is not None:
+                raise refused
+        names = dict.fromkeys(m.topic for m in produced if not m.private and (m.due is None or m.due <= broker.now()))
+        topics = [broker.topics[name] for name in names if name in broker.topics]
+        while any(topic.full(self._capacity) for topic in topics):
+            for topic in topics:
+                if (error := await self._room(broker, topic, deadline)) is not None:
+                    raise error
+        for one in settled:
+            if one.delivery.token not in source.leased:
+                raise Lost(f"topic {one.delivery.topic!r}: delivery {one.delivery.token} is no longer leased to us")
+        for m in produced:
+            if m.due is not None and m.due > broker.now():
+                broker.delay(m, m.due)
+            else:
+                broker.store(m)
+        await source.settle(settled)  # waits for nothing
 
     async def subscribe(self, subscription: Subscription, revoked: Revoked) -> MemorySource:
         """Join; a new group begins with what is kept from its start on. Nothing is ever revoked."""
@@ -192,6 +218,15 @@ class MemoryTransport:
     async def topics(self, prefix: str) -> Sequence[TopicInfo]:
         """Provisioner: what is there."""
         return admin.topics(self._open(), prefix)
+
+
+def _refused(m: Outgoing) -> Refused | None:
+    """Why a message can't be stored whatever happens."""
+    if m.body is None:
+        return Refused(f"topic {m.topic!r}: memory:// has no tombstones; send a body")
+    if len(m.body) > BODY:
+        return Refused(f"topic {m.topic!r}: a body of {len(m.body)} bytes; memory:// takes up to {BODY}")
+    return None
 
 
 def _wake(turn: asyncio.Future[None]) -> None:

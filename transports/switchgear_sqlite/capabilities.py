@@ -27,4 +27,5 @@ CAPABILITIES = Capabilities(
     dedup=Dedup("topic", DEDUP_WINDOW),
     lease_cap=FOREVER,
     fencing=True,
+    transactions=True,
 )

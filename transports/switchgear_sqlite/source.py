@@ -24,6 +24,9 @@ from .wakeup import Waiter
 WAIT = 1.0  # seconds that `receive` waits
 SHIFT = 48  # a token is the topic's number above the position
 
+Place = tuple[str, int]
+"""Topic and position."""
+
 
 class SqliteSource:
     """One subscription. `Delivery.native` is the `Stored` message."""
@@ -136,32 +139,36 @@ class SqliteSource:
         """Carry out verdicts in one transaction; Lost for what is no longer leased to this member."""
         if not batch:
             return []
+        carry_out = self.settling(batch)
+        lost, changed = await self._files.writer.run(carry_out)
+        if changed:
+            self._files.watch.wake_all()
+        return [_lost(s) if (s.delivery.topic, position(s.delivery)) in lost else None for s in batch]
+
+    def settling(self, batch: Sequence[Settlement]) -> Callable[[sqlite3.Connection], tuple[set[Place], bool]]:
+        """To be called in a transaction: carries out verdicts; returns what is no longer leased to this member, and
+        whether others may take more."""
         items: dict[str, list[Item]] = {}
         for s in batch:
             d = s.delivery
             items.setdefault(d.topic, []).append((position(d), d.key, s.verdict, s.seconds))
         seats, trim = dict(self._seats), self._files.trim
 
-        def settle(db: sqlite3.Connection) -> tuple[dict[str, set[int]], bool]:
+        def settle(db: sqlite3.Connection) -> tuple[set[Place], bool]:
             now = time.time()
-            lost: dict[str, set[int]] = {}
+            lost: set[Place] = set()
             changed = False
             for topic, mine in items.items():
-                if topic in seats:
-                    lost[topic], more = claims.settle(db, seats[topic], mine, now)
-                    changed |= more
-                    trim(db, seats[topic].number)
+                if topic not in seats:
+                    lost.update((topic, id) for id, *_ in mine)
+                    continue
+                gone, more = claims.settle(db, seats[topic], mine, now)
+                lost.update((topic, id) for id in gone)
+                changed |= more
+                trim(db, seats[topic].number)
             return lost, changed
 
-        lost, changed = await self._files.writer.run(settle)
-        if changed:
-            self._files.watch.wake_all()
-        return [
-            None
-            if s.delivery.topic in lost and position(s.delivery) not in lost[s.delivery.topic]
-            else Lost(f"topic {s.delivery.topic!r}: position {position(s.delivery)} is no longer leased to this member")
-            for s in batch
-        ]
+        return settle
 
     @property
     def trimmed(self) -> Mapping[str, int]:
@@ -199,6 +206,10 @@ class SqliteSource:
         seats = list(self._seats.values())
         await self._files.writer.run(lambda db: leave(db, seats))
         self._files.watch.wake_all()
+
+
+def _lost(s: Settlement) -> Lost:
+    return Lost(f"topic {s.delivery.topic!r}: position {position(s.delivery)} is no longer leased to this member")
 
 
 def deliver(seat: Seat, message: Taken, until: float, fence: int) -> Delivery:

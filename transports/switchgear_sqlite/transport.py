@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from switchgear.driver import (
     Delivery,
@@ -17,12 +17,13 @@ from switchgear.driver import (
     Resource,
     Revoked,
     Row,
+    Settlement,
     Source,
     Start,
     Subscription,
     TopicInfo,
 )
-from switchgear.errors import NotSent, Refused, TransportError, Unavailable
+from switchgear.errors import Lost, NotSent, Refused, TransportError, Unavailable
 
 from . import SqliteTuning, admin, registry, store
 from .broadcast import BroadcastSource
@@ -33,7 +34,7 @@ from .source import SqliteSource
 
 
 class SqliteTransport:
-    """A file that is open. Also Registry, Scheduling, Seekable, Lagged, Browsable, Provisioner."""
+    """A file that is open. Also Registry, Scheduling, Seekable, Lagged, Browsable, Provisioner, Transactional."""
 
     capabilities = CAPABILITIES
 
@@ -52,9 +53,47 @@ class SqliteTransport:
 
     async def send(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         """Store the batch in one transaction: all of it, except what is refused, or nothing."""
-        files = self._open()
         outcomes, rows, later = _sort(batch, time.time())
-        numbers, trim, most = self._numbers, files.trim, self._tuning.max_messages
+        if rows or later:
+            await self._write(self._storing(rows, later), deadline)
+        return outcomes
+
+    async def commit(
+        self, source: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float
+    ) -> None:
+        """Transactional: all in one transaction of the file."""
+        outcomes, rows, later = _sort(produced, time.time())
+        for error in outcomes:
+            if error is not None:
+                raise error
+        if not isinstance(source, SqliteSource):
+            raise Refused("a broadcast subscriber keeps nothing on the file that could be settled; give it a group")
+        carry_out, store_all = source.settling(settled), self._storing(rows, later)
+
+        def write(db: sqlite3.Connection) -> dict[str, int]:
+            lost, _ = carry_out(db)
+            if lost:  # which undoes the rest
+                topic, position = min(lost)
+                raise Lost(
+                    f"topic {topic!r}: position {position} is no longer leased to this member, nor are {len(lost) - 1} "
+                    "others; nothing was stored"
+                )
+            return store_all(db)
+
+        await self._write(write, deadline)
+
+    async def _write(self, write: Callable[[sqlite3.Connection], dict[str, int]], deadline: float) -> None:
+        """Run what stores messages and tells the numbers of the topics that it made."""
+        files = self._open()
+        within = deadline - asyncio.get_running_loop().time()
+        made = await files.writer.run(write, sending=True, within=max(0.0, within))
+        if made:
+            self._numbers = self._numbers | made
+        files.watch.wake_all()
+
+    def _storing(self, rows: Rows, later: Later) -> Callable[[sqlite3.Connection], dict[str, int]]:
+        """To be called in a transaction: stores messages; returns the numbers of topics that it made."""
+        numbers, trim, most = self._numbers, self._open().trim, self._tuning.max_messages
 
         def write(db: sqlite3.Connection) -> dict[str, int]:
             made = {name: create_topic(db, name) for name in (*rows, *later) if name not in numbers}
@@ -67,13 +106,7 @@ class SqliteTransport:
                 store.delay(db, known[name], delayed)
             return made
 
-        if rows or later:
-            within = deadline - asyncio.get_running_loop().time()
-            made = await files.writer.run(write, sending=True, within=max(0.0, within))
-            if made:
-                self._numbers = numbers | made
-            files.watch.wake_all()
-        return outcomes
+        return write
 
     async def subscribe(self, subscription: Subscription, revoked: Revoked) -> Source:
         """Join; topics and groups that are not there are made. Nothing is ever revoked."""
