@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 from urllib.parse import SplitResult, quote
 
 from msgspec import structs
@@ -19,6 +20,7 @@ from switchgear import plugins
 from switchgear.driver import (
     Capabilities,
     Delivery,
+    Outgoing,
     Revoked,
     Settlement,
     Settling,
@@ -62,13 +64,15 @@ class Weak(Bug):
 
 
 class Log(Weak):
-    """Also acknowledges by position. It keeps no notes: who comes next knows of no more than the position."""
+    """Also acknowledges by position. Its notes are the transport's own: who comes from another knows the position."""
 
     def __init__(self) -> None:
         self._open: dict[Source, dict[str, dict[int, Delivery]]] = {}
         """By lane and offset, what was handed out and not acknowledged."""
         self._groups: dict[Source, str] = {}
         self._epoch = 0
+        self._notes: dict[str, str] = {}
+        """By topic and group, what was stored with the last position."""
 
     def capabilities(self, c: Capabilities) -> Capabilities:
         return replace(super().capabilities(c), settling=Settling.CUMULATIVE, note=4096, revoke_within=5.0)
@@ -96,16 +100,46 @@ class Log(Weak):
         for one in batch:
             assert one.verdict is Verdict.ACK, f"{one.verdict} on a log"
             assert len(one.note) <= 4096
-            there, token = self._open.get(s, {}).get(one.delivery.lane), one.delivery.token
+            there = self._open.get(s, {}).get(one.delivery.lane)
             if there is None:
                 outcomes.append(Lost(f"{one.delivery.lane} is no longer ours"))
                 continue
-            assert isinstance(token, tuple)
-            done = [offset for offset in there if offset <= token[-1]]
-            failed = await s.settle([Settlement(there.pop(offset), Verdict.ACK) for offset in done])
+            failed = await s.settle(self._up_to(one, there))
             outcomes.append(next((error for error in failed if error is not None), None))
+            if outcomes[-1] is None:
+                self._notes[_kept(one.delivery.lane)] = one.note
         return outcomes
+
+    async def commit(
+        self, t: Any, s: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float
+    ) -> None:
+        inner: list[Settlement] = []
+        for one in settled:
+            there = self._open.get(s, {}).get(one.delivery.lane)
+            if there is None:
+                raise Lost(f"{one.delivery.lane} is no longer ours")
+            inner += self._up_to(one, dict(there))
+        await t.commit(s, inner, produced, deadline)
+        for one in settled:
+            self._up_to(one, self._open[s][one.delivery.lane])
+            self._notes[_kept(one.delivery.lane)] = one.note
+
+    def note(self, s: Source, lane: str) -> str:
+        return self._notes.get(_kept(lane), "")
+
+    @staticmethod
+    def _up_to(one: Settlement, there: dict[int, Delivery]) -> list[Settlement]:
+        """Take out what a position acknowledges."""
+        token = one.delivery.token
+        assert isinstance(token, tuple)
+        done = [offset for offset in there if offset <= token[-1]]
+        return [Settlement(there.pop(offset), Verdict.ACK) for offset in done]
 
     async def close_source(self, s: Source) -> None:
         self._open.pop(s, None)
         await s.close()
+
+
+def _kept(lane: str) -> str:
+    """A lane's name without the number of its assignment."""
+    return lane.rpartition("#")[0]

@@ -15,7 +15,7 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Any, Protocol
 
 from .batching import work_batches
@@ -31,6 +31,7 @@ from .driver import (
     Settling,
     Source,
     Subscription,
+    Transactional,
     Transport,
     Verdict,
 )
@@ -46,6 +47,7 @@ from .program import Program
 from .reading import Reading
 from .settling import Individual, Settler, Unsettled
 from .supervision import Link, said
+from .transacting import Outputs, Transaction
 from .watermark import Cumulative
 from .working import Slot, work
 
@@ -65,6 +67,14 @@ class Host(Protocol):
     async def emit(self, out: Outgoing, timeout: float | None = None) -> None: ...
     async def send_back(self, out: Outgoing, target: str, timeout: float) -> None:
         """Store a copy for `target` (logical), where it is to arrive when it is due. Raises SwitchgearError."""
+        ...
+
+    async def place(self, out: Outgoing, target: str, timeout: float) -> Outgoing:
+        """What to store now for that, without storing it. Raises SwitchgearError."""
+        ...
+
+    def stored(self, outs: Sequence[Outgoing]) -> None:
+        """A transaction stored these."""
         ...
 
     def count(self, event: str, topic: str, group: str | None, n: int) -> None: ...
@@ -124,6 +134,8 @@ class Consumer:
         self.reading: Reading
         self.settler: Settler
         self.parked: Parked | None = None
+        self.outputs = Outputs() if self.settings.delivery == "exactly_once" else None
+        """Exactly once: what is to be stored with the acknowledgements."""
         self.fate = Fate(self)
         self.left: asyncio.Future[None] = self.loop.create_future()
         """Done when threads that still run are left alone."""
@@ -313,12 +325,19 @@ class Consumer:
         self.reading = program.reading(source, self.failures)
         if program.pull:
             self.reading.engine = self  # type: ignore[attr-defined]
+        transaction: Transaction | None = None
+        if self.outputs is not None:
+            assert isinstance(host.transport, Transactional)
+            self.reading.outputs = self.outputs
+            transaction = Transaction(host.transport, source, self.outputs, self.lanes, self.clock, host.stored)
         if settings.delivery == "at_most_once":
             self.settler = Unsettled(self.lanes, self)
         elif source.capabilities.settling is Settling.INDIVIDUAL:
-            self.settler = Individual(self.lanes, source, host.link, self)
+            self.settler = Individual(self.lanes, transaction or source, host.link, self)
         else:
-            self.settler = Cumulative(self.lanes, source, self.clock, host.link, self, failures=self.failures)
+            self.settler = Cumulative(
+                self.lanes, source, self.clock, host.link, self, failures=self.failures, transaction=transaction
+            )
         self.settler.done += before
         if self.parked is None and settings.dead_letter is not None and settings.dead_letter.after == "park":
             assert isinstance(host.transport, Registry)

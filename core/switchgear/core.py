@@ -33,6 +33,7 @@ from .plans import resolve as resolve_plan
 from .plugins import open_transport, redact
 from .program import BatchHandler, Program, Route, chain, check_single_types
 from .publisher import Publisher, weight
+from .reading import Reading
 from .replies import Replies, answer
 from .router import Declared, as_topic
 from .services import BusScope, Services
@@ -336,12 +337,20 @@ class Core:
 
     async def send_back(self, out: Outgoing, target: str, timeout: float) -> None:
         """Store a copy for one group, that arrives when it is due. Raises SwitchgearError."""
-        deadline = self.loop.time() + timeout
+        placed = await self.place(out, target, timeout)
+        await self.emit(placed, timeout)
+        self.stored((placed,))
+
+    async def place(self, out: Outgoing, target: str, timeout: float) -> Outgoing:
+        """What is stored now so that a message arrives at `target` when it is due. Raises SwitchgearError."""
         placed = self.delays.placed(out, target)
         if placed.topic != out.topic:
-            await self.delays.ready(deadline)
-        await self.emit(placed, timeout)
-        if placed.due is not None:
+            await self.delays.ready(self.loop.time() + timeout)
+        return placed
+
+    def stored(self, outs: Sequence[Outgoing]) -> None:
+        """These were stored: what of it is delayed is looked for when it may be due."""
+        if any(out.due is not None for out in outs):
             self.due_soon()
 
     async def announce(self, due: float, deadline: float) -> None:
@@ -518,7 +527,20 @@ class Core:
     def _output(self, to: Topic[Any]) -> Callable[[Message[Any], object], Any]:
         async def publish(message: Message[Any], value: object) -> None:
             handling.set(message)
-            await self.bus.publish(to, value, id=derived_id(message.id, to.name))
+            id_ = derived_id(message.id, to.name)
+            reading = message._read()
+            if not isinstance(reading, Reading) or reading.outputs is None:
+                await self.bus.publish(to, value, id=id_)
+                return
+
+            def make(writer: Writer) -> tuple[Writer, Outgoing]:
+                return writer, writer.message(value, {"id": id_}, message)
+
+            known = self.writers.get(to)
+            writer, out = make(known) if known else await self.first(to, make, self.loop.time() + PUBLISH)
+            reading.outputs.put(message._received(), out)
+            if self.watched:
+                self.bus._told(self, writer, value)
 
         return publish
 

@@ -468,8 +468,8 @@ class Transactional(Protocol):
         may be more than `capabilities.batch`. Every topic of it may be one that `send` would have made.
 
         Raises `Lost` where one of `settled` is no longer ours: then nothing was done. `Unavailable` and `NotSent` say
-        the same for other reasons, and are tried again; `Refused` is not. `MaybeSent`: nobody knows; the core closes the
-        source and subscribes anew, and is then handed out what was not committed. A cancelled call counts as that.
+        the same for other reasons, and are tried again; `Refused` is not. `MaybeSent`: nobody knows; the core closes
+        the source and subscribes anew, and is then handed out what was not committed. A cancelled call counts as that.
         """
         ...
 

@@ -71,6 +71,8 @@ class Fate:
         c = self._c
         where, settings = c.program.where, c.settings
         delivery = message._received()
+        if c.outputs is not None:
+            c.outputs.drop(delivery)
         if isinstance(error, Later):
             self.hold(delivery, error.seconds)
             return False
@@ -172,7 +174,7 @@ class Fate:
 
     async def _send_back(self, message: Message[Any], attempt: int, delay: float, within: float) -> bool:
         """Store a copy for the group alone, for its next attempt after so many seconds; only then the original may be
-        acknowledged. False: it must stay here."""
+        acknowledged, or, exactly once, together with it. False: it must stay here."""
         c = self._c
         assert c.program.returns is not None
         assert c.program.group is not None
@@ -182,7 +184,11 @@ class Fate:
                 message, c.reading, c.host.transport.capabilities, topic=c.program.returns,
                 attempt=attempt, due=now + delay, now=now,
             )  # fmt: skip
-            await c.host.send_back(out, retry_topic(c.program.topic, c.program.group), within)
+            target = retry_topic(c.program.topic, c.program.group)
+            if c.outputs is None:
+                await c.host.send_back(out, target, within)
+            else:
+                c.outputs.put(message._received(), await c.host.place(out, target, within))
         except SwitchgearError as error:
             log.warning(
                 "%s: message %s is held, a copy for its next attempt cannot be stored: %s",
@@ -287,7 +293,10 @@ class Fate:
                 message, c.reading, topic=c.program.dead_letters, reason=grave.reason, attempts=grave.attempts,
                 binding=caps.binding, limits=caps.headers,
             )  # fmt: skip
-            await c.host.emit(out, timeout=WRITE)
+            if c.outputs is not None:
+                c.outputs.put(message._received(), out)
+            else:
+                await c.host.emit(out, timeout=WRITE)
             if grave.reason == PARKED and c.parked is not None and key is not None:
                 await c.parked.stored(key)
         except SwitchgearError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from .config import CODE, DEFAULT, Config, Settings
-from .driver import Capabilities, Order, Registry, Transport
+from .driver import Advising, Capabilities, Order, Registry, Transactional, Transport
 from .emulate.retry_topics import returns_all
 from .errors import Unsupported
 from .names import delay_topic, retry_topic
@@ -64,7 +64,7 @@ def negotiate(
         if value is not None:
             need(name, type(value).__name__, "refused", f"{name}= has no machinery yet; {instead}")
 
-    _delivery(settings, need)
+    _delivery(settings, transport, group, scheme, need)
     _order(plan, order, transport, group, scheme, need)
     if group is None:
         how: How = "native" if caps.broadcast else "refused"
@@ -103,18 +103,32 @@ def negotiate(
     return needs
 
 
-def _delivery(settings: Settings, need: Any) -> None:
+def _delivery(settings: Settings, transport: Transport, group: str | None, scheme: str, need: Any) -> None:
     if settings.delivery == "exactly_once":
-        need(
-            "delivery", "exactly_once", "refused",
-            "delivery='exactly_once' has no machinery yet; use at_least_once with idempotent handlers",
-        )  # fmt: skip
+        reason = _no_transaction(settings, transport, group, scheme)
+        detail = reason or "what the handler returns, dead letters and copies are stored with the acknowledgement"
+        need("delivery", "exactly_once", "refused" if reason else "native", detail)
     elif settings.delivery == "at_most_once":
         need(
             "delivery", "at_most_once", "emulated", "acknowledged before the handler runs; a failed one is not retried"
         )
     else:
         need("delivery", "at_least_once", "native")
+
+
+def _no_transaction(settings: Settings, transport: Transport, group: str | None, scheme: str) -> str:
+    """Why there is no exactly once, and what to do; "" where there is."""
+    if not (transport.capabilities.transactions and isinstance(transport, Transactional)):
+        advice = transport.advice("exactly_once") if isinstance(transport, Advising) else ""
+        return (
+            f"{scheme}:// does not store output and acknowledgement in one transaction as it is opened here; "
+            f"{advice or 'use at_least_once with idempotent handlers'}"
+        )
+    if group is None:
+        return "a broadcast subscriber acknowledges nothing with which output could be stored; give a group"
+    if settings.dead_letter is not None and settings.dead_letter.after == "stop":
+        return "after='stop' keeps a message unacknowledged whose dead letter is stored; use 'continue' or 'park'"
+    return ""
 
 
 def _order(plan: Plan, order: Order, transport: Transport, group: str | None, scheme: str, need: Any) -> None:

@@ -30,6 +30,8 @@ async def ticks(c: Consumer, source: Source) -> None:
             if due:
                 await _extend(c, source, due, lease)
         _cancel_overruns(c)
+        if c.outputs is not None:
+            c.outputs.keep(c.lanes.held, c.settings.window)
         if len(c.failures) > c.settings.window:  # of messages that went elsewhere
             held = c.lanes.held
             for token in [token for token in c.failures if token not in held]:

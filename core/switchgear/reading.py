@@ -11,6 +11,7 @@ from .driver import Delivery, Headers, Source
 from .envelope import Envelope, is_structured, parse_time, read, read_structured
 from .errors import CodecError, Misuse
 from .message import Message
+from .transacting import Outputs
 
 
 class Reading:
@@ -18,6 +19,8 @@ class Reading:
 
     def __init__(self, topic: str, group: str | None, source: Source, failures: dict[Any, int]) -> None:
         self.topic, self.group = topic, group
+        self.outputs: Outputs | None = None
+        """Where what a handler returns waits for its transaction; None: it is published at once."""
         self._source, self.failures = source, failures
         self._binding = source.capabilities.binding
         self._counts = source.capabilities.counting != "none"

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Hashable, Sequence
 from typing import Protocol
 
-from .driver import Delivery, Settlement, Source, Verdict
+from .driver import Delivery, Settlement, Verdict
 from .errors import MaybeSent, NotSent, TransportError, Unavailable
 from .lanes import Lanes
 
@@ -99,6 +99,12 @@ class Settler(Protocol):
     def stop(self) -> None: ...
 
 
+class Settles(Protocol):
+    """Whom an `Individual` gives its verdicts: a source, or a transaction with one."""
+
+    async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]: ...
+
+
 class Unsettled:
     """At most once: all was acknowledged before it was handled, so that afterwards it is only let go."""
 
@@ -162,7 +168,7 @@ class Unsettled:
 class Individual:
     """Message by message: handled deliveries gather in `done`, other verdicts in `other`; both leave in one call."""
 
-    def __init__(self, lanes: Lanes, source: Source, link: Connection, report: Report) -> None:
+    def __init__(self, lanes: Lanes, source: Settles, link: Connection, report: Report) -> None:
         self._lanes, self._source, self._link, self._report = lanes, source, link, report
         self.done: list[Delivery] = []
         self.other: list[Settlement] = []
@@ -278,14 +284,15 @@ class Individual:
         handled = 0
         lost: list[Hashable] = []
         again: TransportError | None = None
+        kept: tuple[list[Delivery], list[Settlement]] = [], []
         for i, (settlement, error) in enumerate(zip(batch, errors, strict=True)):
             delivery = settlement.delivery
             if isinstance(error, (Unavailable, NotSent, MaybeSent)):
                 again = error
                 if i < done:
-                    self.done.append(delivery)
+                    kept[0].append(delivery)
                 else:
-                    self.other.append(settlement)
+                    kept[1].append(settlement)
                 continue
             newer = lanes.moved.get(delivery.token) if lanes.moved else None
             lanes.free(delivery)
@@ -305,7 +312,8 @@ class Individual:
         if lost:
             self._report.lost(lost)
         self._report.settled()
-        if again is not None:
+        if again is not None:  # in front: they are older
+            self.done, self.other = kept[0] + self.done, kept[1] + self.other
             raise Unavailable(f"{again}; the settlement is tried again") from again
 
     def lose(self, lanes: Sequence[str]) -> None:

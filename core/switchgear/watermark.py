@@ -7,19 +7,23 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Hashable, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import msgspec
 from msgspec import structs
 
 from .clock import Clock, Timer
-from .driver import Delivery, Settlement, Source, Verdict
+from .driver import Delivery, Outgoing, Settlement, Source, Verdict
 from .errors import MaybeSent, NotSent, TransportError, Unavailable
 from .lanes import Lanes
 from .settling import Connection, Report
+from .transacting import Transaction
 
 COMMIT_EVERY = 1.0  # seconds between the watermarks of a busy lane
 COMMIT_AT = 2000  # or so many deliveries
+TRANSACT_EVERY = 0.1  # seconds between transactions: what was produced waits for them
+FRAME = 100  # bytes of a note beside its ranges, at the most
 ACK = Verdict.ACK
 
 
@@ -80,10 +84,14 @@ class Cumulative:
 
     def __init__(
         self, lanes: Lanes, source: Source, clock: Clock, link: Connection, report: Report, *,
-        failures: dict[Hashable, int],
+        failures: dict[Hashable, int], transaction: Transaction | None = None,
     ) -> None:  # fmt: skip
         self._lanes, self._source, self._clock, self._link, self._report = lanes, source, clock, link, report
         self._failures, self._limit = failures, source.capabilities.note
+        self._transaction = transaction
+        self._every = COMMIT_EVERY if transaction is None else TRANSACT_EVERY
+        self._produced: list[tuple[str, Outgoing]] = []
+        """By lane, what the next transaction stores: of all that its notes tell."""
         self.done: list[Delivery] = []
         self._quiet: list[Delivery] = []
         self._open: dict[str, Lane] = {}
@@ -110,13 +118,11 @@ class Cumulative:
         begun: list[Settlement] = []
         found: dict[str, Note] = {}
         for first in new.values():
-            offset = _offset(first)
             note = found[first.lane] = self._note_of(first.lane)
             text = msgspec.json.encode(structs.replace(note, fence=note.fence + 1)).decode()
             if len(text) > self._limit:
                 text = msgspec.json.encode(Note(fence=note.fence + 1)).decode()
-            before = structs.replace(first, body=None, native=None, token=_with_offset(first, offset - 1))
-            begun.append(Settlement(before, ACK, 0.0, text if len(text) <= self._limit else ""))
+            begun.append(Settlement(_before(first), ACK, 0.0, text if len(text) <= self._limit else ""))
         async with self._lock:
             errors = await self._source.settle(begun)
         for error in errors:
@@ -155,7 +161,10 @@ class Cumulative:
         note = self._notes.pop(first.lane, None) or self._note_of(first.lane)
         if note.attempts > 0 and offset == note.base and first.token not in self._failures:
             self._failures[first.token] = note.attempts
-        return Lane(note, offset)
+        lane = Lane(note, offset)
+        if self._transaction is not None:
+            lane.head = _before(first)  # so that what finishes ahead of the first message can be told
+        return lane
 
     def _note_of(self, lane: str) -> Note:
         try:
@@ -165,7 +174,7 @@ class Cumulative:
 
     def kick(self, n: int) -> None:
         if self._timer is None:
-            self._timer = self._clock.call_at(self._clock.monotonic() + COMMIT_EVERY, self._now)
+            self._timer = self._clock.call_at(self._clock.monotonic() + self._every, self._now)
 
     def put(self, settlement: Settlement) -> None:
         """A verdict other than ACK has no meaning on a watermark: what is not finished holds it back."""
@@ -229,6 +238,9 @@ class Cumulative:
         lanes = self._lanes
         done, quiet = self.done, self._quiet
         self.done, self._quiet = [], []
+        transaction = self._transaction
+        if transaction is not None:
+            done, quiet = self._tellable(done, quiet)
         finished = [*done, *quiet] if quiet else done
         handled = len(done)
         if lanes.moved or lanes.leaving:
@@ -243,6 +255,12 @@ class Cumulative:
         else:  # the usual case, done in bulk
             lanes.free_all(finished)
             ours = finished
+        if transaction is not None:
+            outputs = transaction.outputs
+            for delivery in ours:
+                if (out := outputs.of(delivery)) is not None:
+                    self._produced.append((delivery.lane, out))
+            outputs.drop_all(finished)
         for name in {delivery.lane for delivery in ours}:
             lane = self._open.get(name)
             if lane is not None:
@@ -251,6 +269,53 @@ class Cumulative:
         if handled:
             self._report.handled(handled)
         self._report.settled()
+
+    def _tellable(self, done: list[Delivery], quiet: list[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+        """Those that the notes have room to tell of. The others stay unfinished, and what they led to unstored: who
+        forgets that it is stored does it again."""
+        until = self._until([*done, *quiet])
+        if not until:
+            return done, quiet
+        told: tuple[list[Delivery], list[Delivery]] = [], []
+        for i, deliveries in enumerate((done, quiet)):
+            later = self._quiet if i else self.done
+            for delivery in deliveries:
+                fits = _offset(delivery) <= until.get(delivery.lane, _offset(delivery))
+                (told[i] if fits else later).append(delivery)
+        return told
+
+    def _until(self, finished: Sequence[Delivery]) -> dict[str, int]:
+        """By lane whose note could get too long, the last offset of those finished that it can tell."""
+        found: dict[str, int] = {}
+        held, tokens = self._lanes.held, {d.token for d in finished}
+        for name in {d.lane for d in finished}:
+            lane = self._open.get(name)
+            if lane is None:
+                continue
+            track, ahead = lane.track, lane.finished
+            if not track:
+                continue
+            first = track[0]
+            last = max(lane.last, ahead[-1][1] if ahead else 0)
+            width = 2 * len(str(last - (first.low if isinstance(first, Span) else _offset(first)))) + 4
+            room = (self._limit - FRAME) // width - len(ahead)
+            if len(track) <= room:  # whatever is finished of it
+                continue
+            open_ = [isinstance(e, Delivery) and e.token in held for e in track]
+            room -= sum(before and not now for before, now in pairwise(open_))
+            behind = told = False
+            for entry, unfinished in zip(track, open_, strict=True):
+                if unfinished and isinstance(entry, Delivery) and entry.token in tokens:
+                    if behind and not told:
+                        room -= 1
+                        if room < 0:
+                            found[name] = _offset(entry) - 1
+                            break
+                    told = True
+                else:
+                    behind = behind or unfinished
+                    told = not unfinished
+        return found
 
     def _settlements(self) -> list[Settlement]:
         self._collect()
@@ -288,7 +353,11 @@ class Cumulative:
         base = attempts = 0
         if isinstance(first, Delivery):
             base, attempts = _offset(first), self._failures.get(first.token, 0)
-        ranges = [(s.low - base, s.high - base) for s in track if isinstance(s, Span)]
+        spans = [(s.low, s.high) for s in track if isinstance(s, Span)]
+        ahead = [(max(low, lane.last + 1), high) for low, high in lane.finished if high > lane.last]
+        if first is None and ahead:
+            base = lane.last + 1
+        ranges = [(low - base, high - base) for low, high in (*spans, *ahead)]
         while True:
             text = msgspec.json.encode(Note(base, attempts, lane.fence, ranges)).decode()
             if len(text) <= self._limit:
@@ -316,10 +385,15 @@ class Cumulative:
             batch = self._settlements()
             if not batch:
                 return
+            produced, self._produced = self._produced, []
             try:
-                errors = await self._source.settle(batch)
+                if self._transaction is None:
+                    errors = await self._source.settle(batch)
+                else:
+                    errors = await self._transaction.together(batch, [out for _, out in produced])
             except BaseException:
                 self._again(batch)
+                self._produced = [one for one in produced if one[0] in self._open] + self._produced
                 raise
             later: TransportError | None = None
             lost: list[Hashable] = []
@@ -344,12 +418,14 @@ class Cumulative:
         for name in lanes:
             self._open.pop(name, None)
             self._notes.pop(name, None)
+        self._produced = [one for one in self._produced if one[0] in self._open]
 
     def forget(self) -> None:
         self._lanes.free_all([*self.done, *self._quiet])
         self.done, self._quiet = [], []
         self._open.clear()
         self._notes.clear()
+        self._produced = []
 
     def stop(self) -> None:
         self._running = False
@@ -362,6 +438,11 @@ def _offset(delivery: Delivery) -> int:
         token = cast("tuple[object, ...]", token)[-1]
     assert isinstance(token, int)
     return token
+
+
+def _before(first: Delivery) -> Delivery:
+    """The place right before a lane's first message."""
+    return structs.replace(first, body=None, native=None, token=_with_offset(first, _offset(first) - 1))
 
 
 def _with_offset(delivery: Delivery, offset: int) -> Hashable:

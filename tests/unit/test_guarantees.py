@@ -49,7 +49,7 @@ def bus_with(topic: Any = orders, group: str | None = "billing", config: Any = N
         ({"breaker": Breaker()}, "breaker"),
         ({"rate": Rate(10)}, "rate"),
         ({"inbox": Marks()}, "inbox"),
-        ({"delivery": "exactly_once"}, "delivery='exactly_once'"),
+        ({"delivery": "exactly_once", "dead_letter": DeadLetter(after="stop")}, "after='stop'"),
         ({"tuning": [MemoryTuning()]}, "tuning"),
     ],
 )
@@ -67,7 +67,7 @@ async def test_a_knob_without_machinery_is_refused_by_name(knobs: dict[str, Any]
     [
         ({"rate": {"limit": 10}}, "rate"),
         ({"breaker": {"ratio": 0.1}}, "breaker"),
-        ({"delivery": "exactly_once"}, "exactly_once"),
+        ({"delivery": "exactly_once", "dead_letter": {"after": "stop"}}, "exactly_once"),
     ],
 )
 @virtual

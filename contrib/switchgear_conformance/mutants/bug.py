@@ -77,6 +77,11 @@ class Bug:
     async def close_source(self, s: Source) -> None:
         await s.close()
 
+    async def commit(
+        self, t: Any, s: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float
+    ) -> None:
+        await t.commit(s, settled, produced, deadline)
+
     async def read(self, t: Any, prefix: str) -> Mapping[str, Row]:
         found: Mapping[str, Row] = await t.read(prefix)
         return found

@@ -27,6 +27,7 @@ from switchgear.driver import (
     Settlement,
     Source,
     Subscription,
+    Transactional,
     Transport,
 )
 from switchgear.errors import TransportError
@@ -71,6 +72,8 @@ def mutated(bug: Bug, inner: Transport) -> Transport:
         methods["browse"] = _browse
     if isinstance(inner, Provisioner):
         methods |= {"provision": _provision, "topics": _topics}
+    if isinstance(inner, Transactional):
+        methods["commit"] = _commit
     if isinstance(inner, Clocked):
         methods["set_clock"] = _set_clock
     transport: Transport = type("Mutant", (Mutated,), methods)(bug, inner)
@@ -174,6 +177,13 @@ async def _provision(self: Mutated, wanted: Any, apply: bool) -> Any:
 async def _topics(self: Mutated, prefix: str) -> Any:
     inner: Any = self.inner
     return await inner.topics(prefix)
+
+
+async def _commit(
+    self: Mutated, source: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float
+) -> None:
+    assert isinstance(source, MutatedSource)
+    await self.bug.commit(self.inner, source.inner, settled, produced, deadline)
 
 
 def _set_clock(self: Mutated, clock: Clock) -> None:

@@ -18,7 +18,7 @@ from msgspec import structs
 from switchgear import names
 from switchgear.config import Settings
 from switchgear.consumer import Consumer
-from switchgear.driver import Delivery, Order, Outgoing, Resource, Settling
+from switchgear.driver import Delivery, Order, Outgoing, Resource, Settling, Transactional
 from switchgear.envelope import acted_on, attribute, check_limits, due_time, with_attributes
 from switchgear.errors import Refused, Unsupported
 from switchgear.knobs import DeadLetter, Retry
@@ -142,10 +142,11 @@ class Delays:
     def _program(self, topics: list[str]) -> Program:
         core = self._core
         caps = core.transport.capabilities
+        transacts = caps.transactions and isinstance(core.transport, Transactional)
         settings = Settings(
             concurrency=CONCURRENCY, window=WINDOW, lease=min(LEASE, caps.lease_cap or LEASE),
             start="earliest" if "earliest" in caps.starts else "new", retry=Retry(attempts=None, cap=5.0),
-            dead_letter=DeadLetter(),
+            dead_letter=DeadLetter(), delivery="exactly_once" if transacts else "at_least_once",
         )  # fmt: skip
         name = "sg.delay" if len(topics) > 1 else names.delay_topic(self._tiers[topics[0]])
         route = Route(schema=bytes, content_type="application/octet-stream", handle=self._forward)
@@ -172,6 +173,9 @@ class Delays:
         hop = f"{tier}@{stored:.3f}"  # not a count: whoever forwards it once more has to say the same
         try:
             out = self._placed(self._next(message, delivery, target, due, hop), target, hop)
+            if reading.outputs is not None:
+                reading.outputs.put(delivery, out)
+                return None
             await core.emit(out, chained=None if out.key is None or out.private else (out.topic, out.key))
         except Refused as error:  # nor would it be taken the next time
             raise Reject(str(error)) from error
