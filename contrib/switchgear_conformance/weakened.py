@@ -1,8 +1,9 @@
 """A broker that declares less than it can, so that what the core adds can be seen at work on any transport.
 
-`weak://?inner=URL` is the transport of URL without a delay, without RETRY and without a count of deliveries.
+`weak://?inner=URL` is the transport of URL without a delay, without RETRY, without a count of deliveries
+and without transactions.
 `weak://log?inner=URL` also acknowledges by a position for each topic, as a log does: for one member at a time, over a
-transport whose `Delivery.token` rises along a topic.
+transport whose `Delivery.token` rises along a topic. `weak://transactions?inner=URL` is such a log with transactions.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def open_transport(scheme: str, url: SplitResult, tuning: Sequence[object]) -> T
     """See the module."""
     if scheme != "weak":
         return None
-    return mutated(Log() if url.netloc == "log" else Weak(), plugins.open_transport(inner_url(url.geturl())))
+    return mutated(KINDS[url.netloc](), plugins.open_transport(inner_url(url.geturl())))
 
 
 def weak_url(inner: str, kind: str = "") -> str:
@@ -50,10 +51,10 @@ def weak_url(inner: str, kind: str = "") -> str:
 
 
 class Weak(Bug):
-    """Declares no delay, no RETRY, no counting."""
+    """Declares no delay, no RETRY, no counting, no transactions."""
 
     def capabilities(self, c: Capabilities) -> Capabilities:
-        return replace(c, delay=0.0, retry_delay=None, counting="none")
+        return replace(c, delay=0.0, retry_delay=None, counting="none", transactions=False)
 
     async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
         return [structs.replace(d, deliveries=None) for d in await s.receive(limit, held)]
@@ -138,6 +139,16 @@ class Log(Weak):
     async def close_source(self, s: Source) -> None:
         self._open.pop(s, None)
         await s.close()
+
+
+class Transactions(Log):
+    """Also has transactions, if the transport does; a note is 200 bytes, so that it gets full."""
+
+    def capabilities(self, c: Capabilities) -> Capabilities:
+        return replace(super().capabilities(c), transactions=c.transactions, note=200)
+
+
+KINDS: dict[str, type[Weak]] = {"": Weak, "log": Log, "transactions": Transactions}
 
 
 def _kept(lane: str) -> str:

@@ -333,7 +333,7 @@ class Consumer:
         if settings.delivery == "at_most_once":
             self.settler = Unsettled(self.lanes, self)
         elif source.capabilities.settling is Settling.INDIVIDUAL:
-            self.settler = Individual(self.lanes, transaction or source, host.link, self)
+            self.settler = Individual(self.lanes, transaction or source, host.link, self, self.outputs)
         else:
             self.settler = Cumulative(
                 self.lanes, source, self.clock, host.link, self, failures=self.failures, transaction=transaction

@@ -82,8 +82,6 @@ async def fetch(c: Consumer, source: Source) -> None:
         if c.revoked:
             batch = [delivery for delivery in batch if delivery.lane not in c.revoked]
         batch = settler.admit(batch)
-        if c.outputs is not None:
-            c.outputs.arrived(batch, held)
         before = lanes.bytes
         again = lanes.admit(batch)
         if again:

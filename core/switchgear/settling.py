@@ -12,6 +12,7 @@ from typing import Protocol
 from .driver import Delivery, Settlement, Verdict
 from .errors import MaybeSent, NotSent, TransportError, Unavailable
 from .lanes import Lanes
+from .transacting import Outputs
 
 EVERY = 0.02  # seconds that a settlement waits for others: a crash repeats so much at the most
 AT = 500  # settlements that wait for nobody
@@ -168,7 +169,11 @@ class Unsettled:
 class Individual:
     """Message by message: handled deliveries gather in `done`, other verdicts in `other`; both leave in one call."""
 
-    def __init__(self, lanes: Lanes, source: Settles, link: Connection, report: Report) -> None:
+    def __init__(
+        self, lanes: Lanes, source: Settles, link: Connection, report: Report, outputs: Outputs | None = None
+    ) -> None:
+        """`outputs`: what is stored with the acknowledgements."""
+        self._outputs = outputs
         self._lanes, self._source, self._link, self._report = lanes, source, link, report
         self.done: list[Delivery] = []
         self.other: list[Settlement] = []
@@ -183,6 +188,8 @@ class Individual:
         pass  # no lanes, or none that are kept
 
     def admit(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
+        if self._outputs is not None:
+            self._outputs.arrived(batch, self._lanes.held)
         return batch
 
     def kick(self, n: int) -> None:

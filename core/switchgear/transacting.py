@@ -40,6 +40,12 @@ class Outputs:
         """Handling it failed after all, or what it led to is stored, or it is no longer ours."""
         self._waiting.pop(delivery.token, None)
 
+    def drop_all(self, deliveries: Iterable[Delivery]) -> None:
+        """`drop` for many."""
+        if self._waiting:
+            for delivery in deliveries:
+                self._waiting.pop(delivery.token, None)
+
     def arrived(self, batch: Iterable[Delivery], held: Collection[Hashable]) -> None:
         """What a message led to before it was lost to us counts for nothing, now that it is here anew."""
         waiting = self._waiting

@@ -134,6 +134,8 @@ class Cumulative:
         """Track a received batch; returns it without what is known to be finished."""
         self._collect()
         held, known = self._lanes.held, self._open
+        if self._transaction is not None:
+            self._transaction.outputs.arrived(batch, held)
         fresh: list[Delivery] = []
         lane: Lane | None = None
         name = None
@@ -162,8 +164,7 @@ class Cumulative:
         if note.attempts > 0 and offset == note.base and first.token not in self._failures:
             self._failures[first.token] = note.attempts
         lane = Lane(note, offset)
-        if self._transaction is not None:
-            lane.head = _before(first)  # so that what finishes ahead of the first message can be told
+        lane.head = _before(first)  # so that what finishes ahead of the first message, or fails at it, can be told
         return lane
 
     def _note_of(self, lane: str) -> Note:
