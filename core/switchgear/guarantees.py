@@ -126,8 +126,9 @@ def _no_transaction(settings: Settings, transport: Transport, group: str | None,
         )
     if group is None:
         return "a broadcast subscriber acknowledges nothing with which output could be stored; give a group"
-    if settings.dead_letter is not None and settings.dead_letter.after == "stop":
-        return "after='stop' keeps a message unacknowledged whose dead letter is stored; use 'continue' or 'park'"
+    if settings.dead_letter is not None and settings.dead_letter.after != "continue":
+        after = settings.dead_letter.after
+        return f"after={after!r} goes by dead letters that are stored before the acknowledgement; use after='continue'"
     return ""
 
 
