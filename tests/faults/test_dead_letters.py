@@ -106,7 +106,6 @@ async def test_dead_letters_cannot_be_stored(order: str, any_place: Place, tmp_p
             await asyncio.sleep(DOWN / 2)
             assert letters(buried) <= before, "dead letters are stored: nothing is down"
             said = (warnings(consumer) - already) / (DOWN / 2)
-            await more(oracle, 100, *crew.members)  # it is alive, as far as there is room
             await consumer.kill()  # what it has acknowledged is gone for good
             consumer, port = await serving("create")
             await consumer.says("cannot be written")
