@@ -91,26 +91,35 @@ class KafkaTransport:
             if m.topic not in counts:
                 counts[m.topic] = await self._partitions(m)
         queues: dict[TopicPartition, deque[Record]] = {}
+        places: dict[tuple[str, int], deque[Record]] = {}  # the same, by what is cheaper to make
         failed: set[tuple[str, bytes]] = set()
-        limit = self.capabilities.body
+        limit, hashes = self.capabilities.body, self._hashes
         self._turn += 1
         for n, m in enumerate(batch):
-            count = counts[m.topic]
+            topic, key, body = m.topic, m.key, m.body
+            count = counts[topic]
             if not isinstance(count, int):
                 outcomes[n] = count
-            elif m.key is not None and (m.topic, m.key) in failed:
+                continue
+            if failed and key is not None and (topic, key) in failed:
                 outcomes[n] = NotSent(f"{self._where(m)}: not stored, since an earlier message of its key was not")
-            elif (unfit := self._unfit(m, limit)) is not None:
+                continue
+            if (body is None or len(body) > limit or m.due is not None) and (
+                unfit := self._unfit(m, limit)
+            ) is not None:
                 outcomes[n] = unfit
-                if m.key is not None:
-                    failed.add((m.topic, m.key))
-            else:
-                partition = (self._turn if m.key is None else self._hash(m.key)) % count
-                tp = TopicPartition(m.topic, partition)
-                queue = queues.get(tp)
-                if queue is None:
-                    queue = queues[tp] = deque()
-                queue.append(Record(n, m.key, m.body, written(m)))
+                if key is not None:
+                    failed.add((topic, key))
+                continue
+            if key is None:
+                hashed = self._turn
+            elif (hashed := hashes.get(key, -1)) < 0:
+                hashed = self._hash(key)
+            place = (topic, hashed % count)
+            queue = places.get(place)
+            if queue is None:
+                queue = places[place] = queues[TopicPartition(*place)] = deque()
+            queue.append(Record(n, key, body, written(m)))
         if queues:
             if self._settings.tuning.linger:
                 await asyncio.sleep(self._settings.tuning.linger)
@@ -121,13 +130,13 @@ class KafkaTransport:
 
     async def _partitions(self, m: Outgoing) -> int | TransportError:
         """How many partitions the message's topic has; a private topic is made at its first message."""
-        tps = await self._wire.partitions(m.topic)
-        if not tps and m.private:
-            try:
-                await create(self._wire, m.topic, config=KEPT)
-            except Refused as error:
-                return error
+        try:
             tps = await self._wire.partitions(m.topic)
+            if not tps and m.private:
+                await create(self._wire, m.topic, config=KEPT)
+                tps = await self._wire.partitions(m.topic)
+        except Refused as error:
+            return error
         if not tps:
             return NotFound(f"{self._where(m)}: no such topic: run `switchgear provision`, or create it")
         return len(tps)
@@ -143,11 +152,9 @@ class KafkaTransport:
         return None
 
     def _hash(self, key: bytes) -> int:
-        found = self._hashes.get(key)
-        if found is None:
-            if len(self._hashes) >= HASHES:
-                self._hashes.clear()
-            found = self._hashes[key] = murmur2(key)
+        if len(self._hashes) >= HASHES:
+            self._hashes.clear()
+        found = self._hashes[key] = murmur2(key)
         return found
 
     def _where(self, m: Outgoing) -> str:

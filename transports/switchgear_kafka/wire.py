@@ -15,7 +15,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from switchgear.errors import NotFound, Unavailable
+from switchgear.errors import NotFound, Refused, Unavailable
 
 from .failures import CONNECT, failure
 from .security import connection
@@ -96,6 +96,13 @@ class Wire:
             if isinstance(error, CONNECT):
                 raise await self._why(error, deadline) from error
             raise
+        if not client.cluster.brokers():  # a refused token is answered so: the client takes it for granted
+            await client.close()
+            if self.settings.sasl == "OAUTHBEARER":
+                raise Refused(
+                    f"{self.at} does not take the token: check its issuer, audience and expiry, and the clocks"
+                )
+            raise Unavailable(f"{self.at}: a server answers that knows of no broker: is it starting?")
         self._open = client
 
     async def reachable(self, client: AIOKafkaClient, deadline: float) -> bool:
