@@ -125,7 +125,11 @@ async def backlog_retention(c: Context) -> None:
         some = await m.receive(10)
         await m.settle(some)
         found += bodies(some)
-    if isinstance(m.source, Trimming):  # else the broker takes it when it pleases
-        assert found == [b"young"], f"of a message older than its topic's retention and one that is not, came {found}"
-        assert m.source.trimmed == {c.name(): 1}, f"one message was taken unread, and trimmed is {m.source.trimmed}"
+    if isinstance(m.source, Trimming):
+        if not m.cumulative:  # else the broker takes it from its log when it pleases
+            came = f"of a message older than its topic's retention and one that is not, came {found}"
+            assert found == [b"young"], came
+        taken = 2 - len(found)
+        told = m.source.trimmed.get(c.name(), 0)
+        assert told == taken, f"{taken} messages were taken unread, and trimmed is {m.source.trimmed}"
     await m.close()

@@ -53,11 +53,14 @@ async def group_shares_work(c: Context) -> None:
     held = [] if members[0].cumulative else await members[0].take(10)  # what one holds must not keep others from work
     found = held.copy()
     ends = c.time() + PATIENCE
-    while len(found) < 90 and c.time() < ends:
-        working = members[1:] if held else members
-        for m, some in zip(working, await asyncio.gather(*(m.receive(7) for m in working)), strict=True):
+
+    async def work(m: Member) -> None:
+        while len(found) < 90 and c.time() < ends:
+            some = await m.receive(7)
             await m.settle(some)
-            found += some
+            found.extend(some)
+
+    await asyncio.gather(*(work(m) for m in (members[1:] if held else members)))
     each_once(bodies(found), numbered(90))
     await members[0].settle(held)
     for m in members:
