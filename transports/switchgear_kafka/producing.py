@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from aiokafka import TopicPartition
@@ -40,7 +40,7 @@ _ORPHANED: Final = (kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId, kaf
 """The broker knows our sequence no more: a new producer id begins a new one."""
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, gc=False):
     """One record for a partition."""
 
     place: int

@@ -55,8 +55,8 @@ class KafkaDelivery(Delivery, gc=False):
     written: tuple[tuple[str, bytes | None], ...] = ()
     """The record's headers."""
 
-    @property
-    def native(self) -> ConsumerRecord:  # type: ignore[misc,override]
+    @property  # type: ignore[misc]
+    def native(self) -> ConsumerRecord:  # type: ignore[override]
         """The record as the client gives it to those who read with it alone."""
         key, value = self.key, self.body
         return ConsumerRecord(
