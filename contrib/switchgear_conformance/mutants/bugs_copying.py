@@ -18,7 +18,7 @@ RETRY, DELAY = "sg.retry.", "sg.delay."
 class TokenOfTheOriginal(Bug):
     """Every copy for another attempt is sent under the id of the original alone."""
 
-    fails = {"80.bus"}
+    fails = {"80.bus", "80.bus.replay", "89.bus.copy"}
     over = "sqlite"
 
     async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
@@ -44,7 +44,7 @@ def _with_id(m: Outgoing) -> Outgoing:
 class CopyForAll(Bug):
     """A copy for one group goes to the topic, which every group reads."""
 
-    fails = {"89.bus.copy"}
+    fails = {"89.bus.copy", "89.bus.replay"}
 
     async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         return await t.send(
@@ -107,3 +107,61 @@ class AttemptNotStored(Bug):
             for m in batch
         ]
         return await t.send(kept, deadline)
+
+
+REPLAY = "/replay/"
+
+
+class ReplayForAll(Bug):
+    """What a group replays goes to the topic, which every group reads."""
+
+    fails = {"89.bus.replay"}
+
+    async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
+        return await t.send(
+            [
+                structs.replace(m, topic=m.topic.replace(RETRY, "").rpartition(".")[0])
+                if REPLAY in (m.dedup or "")
+                else m
+                for m in batch
+            ],
+            deadline,
+        )
+
+
+class TokenOfTheFirstReplay(Bug):
+    """A message that is replayed once more is sent under the token of its first replay."""
+
+    fails = {"80.bus.replay"}
+    over = "sqlite"
+
+    async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
+        return await t.send(
+            [
+                structs.replace(m, dedup=(m.dedup or "").partition(REPLAY)[0] + REPLAY)
+                if REPLAY in (m.dedup or "")
+                else m
+                for m in batch
+            ],
+            deadline,
+        )
+
+
+class TokenOfTheAttemptAlone(Bug):
+    """Copies and dead letters of what was replayed have the tokens of those that were made before."""
+
+    fails = {"80.bus.replay"}
+    over = "sqlite"
+
+    async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
+        return await t.send(
+            [
+                m if REPLAY in (m.dedup or "") or DELAY in m.topic else structs.replace(m, dedup=_placeless(m.dedup))
+                for m in batch
+            ],
+            deadline,
+        )
+
+
+def _placeless(token: str | None) -> str | None:
+    return None if token is None else token.partition("@")[0]
