@@ -112,6 +112,8 @@ class _Run:
 
     async def all(self) -> Summary:
         await self._go(self._only)
+        if self._only.whole_keys:
+            await self._left_over()
         for key, topic in self._emptying.items():
             why = await self._free(key, topic)
             if why:
@@ -119,6 +121,21 @@ class _Run:
             else:
                 self._summary.freed.append(key)
         return self._summary
+
+    async def _left_over(self) -> None:
+        """Parked keys of which no letter is left: an earlier run did not wait until all was handled."""
+        owner = names.owner(self._grave)
+        for topic in {*self._parked, *([owner[0]] if owner is not None else [])}:
+            for key in await self._parked_of(topic):
+                meant = self._only.key is None or key.decode("utf-8", "backslashreplace") == self._only.key
+                if meant and key not in self._emptying:
+                    await self._begin(topic, key)
+
+    async def _begin(self, topic: str, key: bytes) -> None:
+        self._emptying[key] = topic
+        if self._copies:
+            await self._address(topic)
+        await begin_emptying(self._registry, self._row(topic, key), key)
 
     async def _go(self, only: Filter, chain: tuple[str, bytes] | None = None) -> int:
         """One pass over the topic, or over what it holds of one parked key; the number of letters taken."""
@@ -156,10 +173,7 @@ class _Run:
             self._summary.left += 1
             return False
         if key not in self._emptying:
-            self._emptying[key] = letter.source
-            if self._copies:
-                await self._address(letter.source)
-            await begin_emptying(self._registry, self._row(letter.source, key), key)
+            await self._begin(letter.source, key)
         return True
 
     async def _parked_of(self, topic: str) -> frozenset[bytes]:
@@ -213,17 +227,15 @@ class _Run:
         """
         name = self._row(topic, key)
         while True:
+            handled = not self._copies or await self._handled(topic)
             row = (await self._registry.read(name)).get(name)
             if row is None:
                 return ""
             if parked_key(row.value)[1] is None:
                 return "it failed again"
-            if self._copies and not await self._handled(topic):
+            if not handled:
                 return f"group {self._group} has not handled its copies yet: run this again when it has"
             if await self._go(Filter(), (topic, key)):
-                continue
-            row_now = (await self._registry.read(name)).get(name)
-            if row_now is not None and row_now.revision != row.revision:
                 continue
             if await self._registry.write(name, None, expect=row.revision, ttl=None) is not None:
                 return ""
