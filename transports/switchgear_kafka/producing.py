@@ -13,13 +13,21 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from aiokafka import TopicPartition
+from aiokafka import TopicPartition, codec
 from aiokafka import errors as kafka
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from switchgear.errors import MaybeSent, NotSent, Refused, SwitchgearError, TransportError, Unavailable
+from switchgear.errors import (
+    ConfigurationError,
+    MaybeSent,
+    NotSent,
+    Refused,
+    SwitchgearError,
+    TransportError,
+    Unavailable,
+)
 
 from .failures import CONNECT, failure, for_code
 from .wire import Wire
@@ -71,6 +79,11 @@ class Producer:
         self._wire = wire
         self._idempotent = tuning.acks == "all"
         self._codec = CODECS[tuning.compression]
+        if self._codec > CODECS["gzip"] and not codec.has_lz4():  # one library for all three
+            raise ConfigurationError(
+                f"{wire.at}: compression={tuning.compression} takes a library that is missing: "
+                "pip install 'switchgear[kafka]'"
+            )
         self._id: tuple[int, int] | None = None if self._idempotent else (-1, -1)
         self._sequences: dict[TopicPartition, int] = {}
         self._lock = asyncio.Lock()

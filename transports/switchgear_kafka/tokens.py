@@ -14,7 +14,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from typing import NamedTuple
+from http.client import HTTPMessage
+from typing import IO, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
 from switchgear.errors import Refused, SwitchgearError, Unavailable
@@ -99,7 +100,9 @@ class Tokens:
 class _Nowhere(urllib.request.HTTPRedirectHandler):
     """Id and secret go to the endpoint and nowhere else."""
 
-    def redirect_request(self, *_: object) -> None:
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> None:  # fmt: skip
         return None
 
 

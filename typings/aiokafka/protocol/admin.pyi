@@ -25,3 +25,6 @@ class DescribeGroupsRequest:
 
 class ListGroupsRequest:
     def __init__(self) -> None: ...
+
+class ApiVersionRequest:
+    def __init__(self) -> None: ...
