@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from . import log
-from .records import Fetched, Parsed
+from .records import Fetched, KafkaDelivery, deliveries, offset_of
 from .security import connection
 from .wire import Wire
 
@@ -72,7 +72,7 @@ class Reader:
 
     async def fetch(
         self, limit: int, wanted: Sequence[TopicPartition] | None
-    ) -> Mapping[TopicPartition, Sequence[Parsed]]:
+    ) -> Mapping[TopicPartition, Sequence[KafkaDelivery]]:
         """What is there of these partitions (None: of all), else what comes within a second at most.
 
         With `limit=0` nothing is taken; that we asked keeps the membership. Raises what the client raises.
@@ -82,14 +82,14 @@ class Reader:
         except UnicodeDecodeError:
             return await self._reread(limit, wanted)
         for tp, taken in batch.items():
-            self._next[tp] = taken[-1].offset + 1
+            self._next[tp] = offset_of(taken[-1]) + 1
         return batch
 
     async def _reread(
         self, limit: int, wanted: Sequence[TopicPartition] | None
-    ) -> Mapping[TopicPartition, Sequence[Parsed]]:
+    ) -> Mapping[TopicPartition, Sequence[KafkaDelivery]]:
         """The same without the client, which chokes on a header's name and has lost what it took with it."""
-        batch: dict[TopicPartition, Sequence[Parsed]] = {}
+        batch: dict[TopicPartition, Sequence[KafkaDelivery]] = {}
         for tp in self.consumer.assignment():
             if tp not in self._next:
                 continue
@@ -97,14 +97,14 @@ class Reader:
             if limit > 0 and (wanted is None or tp in wanted):
                 records, offset = await log.read(self._wire, tp, offset, limit)
                 if records:
-                    batch[tp] = records
+                    batch[tp] = deliveries(tp, records)
                     limit -= len(records)
             self.seek(tp, offset)
         return batch
 
     async def _fetch(
         self, limit: int, wanted: Sequence[TopicPartition] | None
-    ) -> Mapping[TopicPartition, Sequence[Parsed]]:
+    ) -> Mapping[TopicPartition, Sequence[KafkaDelivery]]:
         fetcher: Any = self.consumer._fetcher
         if not isinstance(fetcher._records, Fetched):
             fetcher._records = Fetched(fetcher._records)
@@ -112,12 +112,15 @@ class Reader:
         if limit <= 0:
             await self.consumer.getmany(NOWHERE, timeout_ms=0)
             return {}
-        batch = await self.consumer.getmany(*some, timeout_ms=0, max_records=limit)
+        getmany: Any = self.consumer.getmany  # of what `Fetched` makes
+        batch: Mapping[TopicPartition, Sequence[KafkaDelivery]]
+        batch = await getmany(*some, timeout_ms=0, max_records=limit)
         if batch:
             return batch
         # Never cancelled while the client lives: it would count as reading for ever.
         wait = round(1000 * (WAIT if wanted is None else SOME))
-        asked = asyncio.ensure_future(self.consumer.getmany(*some, timeout_ms=wait, max_records=limit))
+        asked: asyncio.Future[Mapping[TopicPartition, Sequence[KafkaDelivery]]]
+        asked = asyncio.ensure_future(getmany(*some, timeout_ms=wait, max_records=limit))
         await self._first(asked, None)
         if asked.done():
             return asked.result()
@@ -139,6 +142,9 @@ class Reader:
         if asked.done() and asked.result():
             self._heard = time.monotonic()
             return True
+        if not self.closed:  # a connection may be dead without our being told: the client makes new ones
+            for conn in list(consumer._client._conns.values()):
+                conn.close()
         return self.closed
 
     async def _first(self, other: asyncio.Future[Any], within: float | None) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from switchgear import Retry, Topic
+from switchgear.driver import Lagged, Settling, Transport
 from switchgear_conformance.case import case
 from switchgear_conformance.child import Child
 from switchgear_conformance.child import numbered as body_of
 from switchgear_conformance.context import Context, numbered
 from switchgear_conformance.member import bodies, each_once, out
+from switchgear_conformance.watching import place
 
 from .failures import graveyard
 from .handover import keyed, within
@@ -39,6 +42,12 @@ async def consuming(c: Context, settle: str) -> Child:
 
 def numbers(lines: Iterable[str], mark: str) -> set[int]:
     return {int(line[2:]) for line in lines if line[:2] == f"{mark} "}
+
+
+async def committed(c: Context, t: Transport, topic: str) -> bool:
+    """Whether the broker knows that the group is done with all of a topic."""
+    assert isinstance(t, Lagged), "acknowledging positions, it has to tell them"
+    return not any((await t.lag([topic], c.name("group"))).values())
 
 
 # ---- 42
@@ -169,6 +178,9 @@ async def consumer_sigkill_after_ack_through_bus(c: Context) -> None:
     while vouched < COUNT:
         word, _, n = (await child.line()).partition(" ")
         vouched += int(n) if word == "handled" else 0
+    if c.capabilities.settling is Settling.CUMULATIVE:  # then positions are acknowledged, and now and then
+        done = partial(committed, c, await c.open(), place(bus, "orders"))
+        await c.eventually(done, "the group's position is stored")
     await child.kill()
     await c.serve(bus)
     if not c.capabilities.ack_durable:
