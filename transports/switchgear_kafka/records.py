@@ -14,9 +14,15 @@ from switchgear.driver import Delivery, Headers, Outgoing
 
 CONTENT_TYPE: Final = "content-type"
 ACTED_ON: Final = frozenset(
-    f"ce_{name}" for name in ("expirytime", "replyto", "sgattempt", "sgdue", "sgfirstfailure", "sgreason", "sgtarget")
-)
+    f"{prefix}{name}"
+    for prefix in ("ce_", "ce-")
+    for name in (
+        "expirytime", "replyto", "sgattempt", "sgdue", "sgfirstfailure", "sgreason", "sgtarget", "specversion",
+    )
+)  # fmt: skip
 """Attributes on which the core acts before the handler: messages without one are not marked."""
+KNOWN: Final = b"1.0"
+"""The version of CloudEvents that is no reason to look; no other of these attributes has such a value alone."""
 
 
 def written(message: Outgoing) -> Headers:
@@ -90,7 +96,7 @@ def deliveries(tp: TopicPartition, lane: str, place: str, records: Iterable[Pars
         for name, value in written:
             if name == content_type:
                 media = value
-            elif name in acted_on:
+            elif name in acted_on and value != KNOWN:
                 marked = True
         append(make(
             topic, record.value, media, record.key, lane, (place, record.offset), None, math.inf, 0, None, marked,
