@@ -96,8 +96,7 @@ async def browse(wire: Wire, topic: str, start: Start, end: float | None) -> Asy
     while streams:
         _, partition, stream, record = heapq.heappop(streams)
         if latest is None or record.timestamp <= latest:
-            lane = f"{topic}/{partition}"
-            (delivery,) = records.deliveries(TopicPartition(topic, record.partition), lane, lane, [record])
+            (delivery,) = records.deliveries(TopicPartition(topic, partition), [record])
             yield delivery, records.headers(delivery)
         await _push(streams, partition, stream)
 

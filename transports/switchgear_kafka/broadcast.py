@@ -61,7 +61,7 @@ class BroadcastSource:
         if self._reader.closed:
             return []
         self._grown()
-        wanted = [tp for tp in self._next if _lane(tp) not in held] if held else None
+        wanted = [tp for tp in self._next if records.place_of(tp) not in held] if held else None
         try:
             batch = await self._reader.fetch(limit, wanted)
         except kafka.OffsetOutOfRangeError as error:  # retention was quicker, or the topic was made anew
@@ -75,8 +75,8 @@ class BroadcastSource:
             raise Unavailable(f"{self._wire.at}: the broker does not answer")
         out: list[Delivery] = []
         for tp, fetched in batch.items():
-            self._next[tp] = fetched[-1].offset + 1
-            out += records.deliveries(tp, _lane(tp), _lane(tp), fetched)
+            self._next[tp] = records.offset_of(fetched[-1]) + 1
+            out += fetched
         return out
 
     def _grown(self) -> None:
@@ -117,7 +117,3 @@ class BroadcastSource:
         """Stop reading; a pending `receive` returns."""
         self._left(self)
         await self._reader.stop()
-
-
-def _lane(tp: TopicPartition) -> str:
-    return f"{tp.topic}/{tp.partition}"

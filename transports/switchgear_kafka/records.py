@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.consumer.fetcher import FetchResult
@@ -71,25 +71,16 @@ class KafkaDelivery(Delivery, gc=False):
         )  # fmt: skip
 
 
-class Fetched(OrderedDict[TopicPartition, Any]):
-    """What the client has fetched and not handed out: its parser's records are handed out as they are."""
-
-    def __setitem__(self, tp: TopicPartition, result: Any) -> None:
-        if isinstance(result, FetchResult):
-            result._partition_records._consumer_record = _as_parsed
-        super().__setitem__(tp, result)
+Maker: TypeAlias = Callable[[TopicPartition, Parsed], KafkaDelivery]
 
 
-def _as_parsed(_: TopicPartition, record: Any) -> Any:
-    return record
-
-
-def deliveries(tp: TopicPartition, lane: str, place: str, records: Iterable[Parsed]) -> list[Delivery]:
-    """What is handed out for a partition's records; their tokens are (`place`, offset)."""
-    out: list[Delivery] = []
-    append, acted_on, content_type, make = out.append, ACTED_ON, CONTENT_TYPE, KafkaDelivery
+def maker(tp: TopicPartition) -> Maker:
+    """What makes deliveries of a partition's records; their tokens are (place, offset), their lane is the place."""
     topic, partition = tp
-    for record in records:
+    place = place_of(tp)
+    acted_on, content_type, make = ACTED_ON, CONTENT_TYPE, KafkaDelivery
+
+    def delivery(_: TopicPartition, record: Parsed) -> KafkaDelivery:
         media: bytes | None = None
         marked = False
         written = tuple(record.headers)
@@ -98,11 +89,32 @@ def deliveries(tp: TopicPartition, lane: str, place: str, records: Iterable[Pars
                 media = value
             elif name in acted_on and value != KNOWN:
                 marked = True
-        append(make(
-            topic, record.value, media, record.key, lane, (place, record.offset), None, math.inf, 0, None, marked,
+        return make(
+            topic, record.value, media, record.key, place, (place, record.offset), None, math.inf, 0, None, marked,
             partition, record.timestamp, record.timestamp_type, written,
-        ))  # fmt: skip
-    return out
+        )  # fmt: skip
+
+    return delivery
+
+
+class Fetched(OrderedDict[TopicPartition, Any]):
+    """What the client has fetched and not handed out: of what its parser makes it hands out deliveries."""
+
+    def __setitem__(self, tp: TopicPartition, result: Any) -> None:
+        if isinstance(result, FetchResult):
+            result._partition_records._consumer_record = maker(tp)
+        super().__setitem__(tp, result)
+
+
+def deliveries(tp: TopicPartition, records: Iterable[Parsed]) -> list[KafkaDelivery]:
+    """The same for records that were read without a consumer."""
+    make = maker(tp)
+    return [make(tp, record) for record in records]
+
+
+def place_of(tp: TopicPartition) -> str:
+    """Topic and partition, in a delivery's token."""
+    return f"{tp.topic}/{tp.partition}"
 
 
 def offset_of(delivery: Delivery) -> int:

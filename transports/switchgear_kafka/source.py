@@ -136,7 +136,7 @@ class GroupSource(ConsumerRebalanceListener):
             self._fail(error)
 
     def _open(self, tp: TopicPartition, member: Member, committed: Committed) -> None:
-        place = f"{tp.topic}/{tp.partition}"
+        place = records.place_of(tp)
         lane = Lane(f"{place}#{self._epoch}", tp, place, member, committed.note)
         self._lanes[lane.name] = self._current[tp] = lane
         self._reader.seek(tp, committed.offset)
@@ -182,7 +182,10 @@ class GroupSource(ConsumerRebalanceListener):
         for tp, fetched in batch.items():
             lane = self._current.get(tp)
             if lane is not None:
-                out += records.deliveries(tp, lane.name, lane.place, fetched)
+                name = lane.name
+                for delivery in fetched:
+                    delivery.lane = name
+                out += fetched
         return out
 
     async def _out_of_range(self, error: kafka.OffsetOutOfRangeError) -> None:
