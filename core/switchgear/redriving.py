@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 BATCH = 100  # copies on their way at once, which a run that is killed may repeat
 SEND = 30.0  # seconds for a copy to be stored
 JOIN = 5.0  # seconds for running members to begin to read their return address: they look every two
-LOOK = 0.2  # seconds between looks at what a group has not handled yet
+LEAST = 10.0  # seconds for which a parked key is emptied though more of it arrives
+LOOK = 0.05  # seconds between looks at what a group has not handled yet
 
 Progress = Callable[[int, int], object]
 """Told how many messages were looked at since the last call, and how many of these were taken."""
@@ -226,6 +227,7 @@ class _Run:
         What members park meanwhile is taken as well. They tell of it in the row, so that none is overlooked.
         """
         name = self._row(topic, key)
+        until = self._core.clock.monotonic() + max(self._wait, LEAST)
         while True:
             handled = not self._copies or await self._handled(topic)
             row = (await self._registry.read(name)).get(name)
@@ -236,6 +238,8 @@ class _Run:
             if not handled:
                 return f"group {self._group} has not handled its copies yet: run this again when it has"
             if await self._go(Filter(), (topic, key)):
+                if self._core.clock.monotonic() >= until:
+                    return "its messages arrive more quickly than it is emptied: run this again when fewer do"
                 continue
             if await self._registry.write(name, None, expect=row.revision, ttl=None) is not None:
                 return ""

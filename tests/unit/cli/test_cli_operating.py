@@ -125,7 +125,7 @@ def test_replay_on_a_transport_that_cannot_be_read_names_the_alternative(
     handled(1, publish=1)
     monkeypatch.setattr("switchgear.letters.Browsable", bytes)  # which no transport is
     result = sg("replay", "orders", "-g", "billing", "--from", "earliest")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "switchgear seek" in result.stderr
 
 
