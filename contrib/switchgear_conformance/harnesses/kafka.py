@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
 from collections.abc import Sequence
 
 from switchgear_conformance.harness import Address, Harness, NotRun, Setup
@@ -11,15 +12,21 @@ from switchgear_conformance.server import HOST, Server
 from .kafka_server import kafka as recipe
 
 STORAGE = "log.flush.interval.messages unset: to disk when the system writes it; replication 1"
-POWERS = frozenset({"kill", "pause", "restart", "proxy"})
+POWERS = frozenset({"kill", "pause", "restart", "proxy", "disk"})
+ROOM = 2 << 20  # bytes of a file while there is no room
+FOLDERS = 24  # more than a topic has partitions: a node whose every folder failed ends
+SETTINGS = {"log.index.size.max.bytes": str(1 << 20)}  # whose file is made in this size, room or not
 
 
 class KafkaServer(Server):
-    """One node. Where proxies stand before it, it listens for them on a port of its own and tells their address."""
+    """One node. Where proxies stand before it, it listens for them on a port of its own and tells their address.
+
+    Also Fillable.
+    """
 
     def __init__(self, setup: Setup, options: str) -> None:
         proxy = ",".join(f"{host}:{port}" for host, port in setup.advertise)
-        super().__init__(recipe(proxy=proxy or None), setup.folder)
+        super().__init__(recipe(SETTINGS, proxy=proxy or None, folders=FOLDERS), setup.folder)
         self._options = options
 
     @property
@@ -33,6 +40,14 @@ class KafkaServer(Server):
     def through(self, addresses: Sequence[Address]) -> str:
         ((host, port),) = addresses
         return f"kafka://{host}:{port}{self._options}"
+
+    def fill(self) -> None:
+        """Let no file grow beyond a size: what would fails as on a full disk, and takes its folder offline."""
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (ROOM, resource.RLIM_INFINITY))
+
+    def free(self) -> None:
+        """Restart without that: a folder that failed stays offline until then."""
+        self.restart()
 
 
 def _start(setup: Setup, options: str = "") -> KafkaServer:

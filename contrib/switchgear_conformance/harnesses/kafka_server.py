@@ -63,11 +63,13 @@ JVM = ("-Xms256m", "-Xmx256m", "-XX:+UseG1GC", "-XX:MaxDirectMemorySize=64m", "-
 def kafka(
     settings: Mapping[str, str] | None = None, *, advertised: str | None = None, listener: str = "PLAINTEXT",
     scram: Sequence[tuple[str, str]] = (), number: int = 1, controller: int | None = None, proxy: str | None = None,
+    folders: int = 1,
 ) -> Recipe:  # fmt: skip
     """One node. `settings` go over those above.
 
     `advertised` is the "host:port" that clients are told, by default its own; `listener` the security protocol of the
     port for clients (nodes talk to each other on another); `scram` users and passwords made before the first start.
+    Partitions are spread over `folders`, as over disks: one that fails takes its own with it, and the node goes on.
     `proxy` is the "host:port" that clients are told who come by the last of its ports, one more than it has otherwise.
     Of a cluster, node 1 is the controller; the others have a `number` and the port of its `controller`, the third of
     its ports.
@@ -96,7 +98,7 @@ def kafka(
             "listener.security.protocol.map": ",".join(f"{name}:{each}" for name, each in protocols.items()),
             "inter.broker.listener.name": "INSIDE",
             "controller.listener.names": "CONTROLLER",
-            "log.dirs": str(data / "logs"),
+            "log.dirs": ",".join(str(data / f"logs{n or ''}") for n in range(folders)),
             **(settings or {}),
         }
         properties = data / "server.properties"
