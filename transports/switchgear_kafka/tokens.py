@@ -14,8 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from http.client import HTTPMessage
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
 from switchgear.errors import Refused, SwitchgearError, Unavailable
@@ -100,9 +99,7 @@ class Tokens:
 class _Nowhere(urllib.request.HTTPRedirectHandler):
     """Id and secret go to the endpoint and nowhere else."""
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> None:  # fmt: skip
+    def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 
