@@ -57,6 +57,18 @@ def test_other_bytes_the_second_time_are_corrupt(tmp_path: Path) -> None:
     assert verdict.corrupt == ["k/1"]
 
 
+def test_a_paused_process_that_repeats_what_another_did_before_is_in_order(tmp_path: Path) -> None:
+    """Its file may be read first."""
+    history(tmp_path, *STORED)
+    ids = ["k/1", "k/2", "k/1"]
+    for name, at in (("c12", [2]), ("c8", [0, 1])):
+        lines = [f'{{"e":"end","t":{n},"p":1,"id":"{ids[n]}","c":7}}\n' for n in at]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    verdict = Oracle(tmp_path).look().verdict(ordered=True)
+    assert verdict.disorder == []
+    assert verdict.duplicates == 1
+
+
 def test_first_occurrences_tell_the_order(tmp_path: Path) -> None:
     verdict = judged(tmp_path, *STORED, ("end", "k/2"), ("end", "k/1"))
     assert not verdict.good

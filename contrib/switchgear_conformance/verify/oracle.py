@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -28,7 +29,8 @@ class Oracle:
         self.corrupt: list[str] = []
         """Handled with another checksum than before."""
         self._sums: dict[str, int] = {}
-        self._ends: list[tuple[float, str]] = []
+        self._first: dict[str, float] = {}
+        """When each message was first handled to the end; a paused process writes late what another has done before."""
         self._begins: list[tuple[float, str, int]] = []
 
     def look(self) -> Oracle:
@@ -59,8 +61,8 @@ class Oracle:
                 pass
 
     def _handled(self, event: Event) -> None:
-        if event.id not in self.handled:
-            self._ends.append((event.t, event.id))
+        if event.t < self._first.get(event.id, math.inf):
+            self._first[event.id] = event.t
         self.handled[event.id] += 1
         self.pids[event.p] += 1
         if self._sums.setdefault(event.id, event.c) != event.c:
@@ -81,7 +83,7 @@ class Oracle:
         """Pairs of a key that were first handled in the wrong order. What `publish` did not confirm may come late."""
         last: dict[str, str] = {}
         wrong: list[tuple[str, str]] = []
-        for _, id in sorted(self._ends):
+        for id in sorted(self._first, key=self._first.__getitem__):
             if id not in self.stored:
                 continue
             key, _, number = id.rpartition("/")
