@@ -9,7 +9,9 @@ from switchgear.letters import Filter, waiting
 from switchgear.names import dead_letter_topic
 from switchgear.redriving import replay
 from switchgear_conformance.case import case
-from switchgear_conformance.context import PATIENCE, Context, numbered
+from switchgear_conformance.context import Context, numbered
+from switchgear_conformance.member import PATIENCE
+from switchgear_conformance.member import PATIENCE
 
 from .copying import WAIT, graveyard
 
