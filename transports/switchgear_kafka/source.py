@@ -23,6 +23,7 @@ from .purging import Purge
 from .wire import EARLIEST, LATEST, Committed, Member, Wire
 
 JOIN = 60.0  # seconds to be given partitions, beside what the group's other members take for theirs
+ENDING = 1.0  # seconds that a client may take to connect whose source is not wanted any more
 
 _GONE: Final = (kafka.UnknownMemberIdError, kafka.IllegalGenerationError, kafka.RebalanceInProgressError)
 """The group has gone on without us."""
@@ -94,7 +95,8 @@ class GroupSource(ConsumerRebalanceListener):
             raise failure(self._at, error) from error
         finally:
             steady.cancel()
-            if not starting.done():
+            if not starting.done():  # a client that is cancelled while it connects leaves the connection open
+                await asyncio.wait([starting], timeout=ENDING)
                 starting.cancel()
             await asyncio.wait([starting, steady])
 
