@@ -14,6 +14,7 @@ import pytest
 from switchgear import Batch, Bus, DeadLetter, Drop, Message, Reject, Retry, RetryAfter, Topic
 from switchgear.driver import Outgoing, Settlement, Verdict
 from switchgear.errors import Lost, NotSent, Unavailable
+from switchgear.fetching import FETCH
 from tests.support.serving import BURIED, a_bus, consumer_of, loose, orders, until
 from tests.support.virtual import virtual
 
@@ -1028,3 +1029,22 @@ async def test_in_a_test_nothing_hangs_that_stands_still() -> None:
         assert not bus.health().ready
         await trace.advance(3600)
         assert (await anext(consumer)).body == {"n": 1}
+
+
+@virtual
+async def test_few_keys_and_a_quick_handler_fill_no_window() -> None:
+    bus, _, _ = a_bus()
+    gate = asyncio.Event()
+    held: list[int] = []
+
+    @bus.subscribe(orders, group="g")
+    async def handle(order: dict[str, Any]) -> None:
+        await gate.wait()
+        held.append(len(consumer_of(bus, orders.name).lanes.held))
+
+    async with bus.serving():
+        for start in range(0, 9000, 1000):
+            await bus.publish_many(orders, [{"k": f"k{n % 300}", "n": n} for n in range(start, start + 1000)])
+        gate.set()
+        await until(lambda: len(held) == 9000)
+    assert max(held) <= 5 * FETCH, "what waits behind its key is enough to go on with: the rest stays on the broker"

@@ -188,7 +188,10 @@ class Producer:
                     by_leader[leader].append(batch)
                 elif not batch.unsure:
                     batch.error = NotSent(f"{self._where(batch)}: the partition has no leader at the moment")
-            if by_leader:
+            if len(by_leader) == 1:  # without tasks: a turn of the loop is a part of every latency
+                ((node, mine),) = by_leader.items()
+                await self._ask(node, mine, deadline)
+            elif by_leader:
                 await asyncio.gather(*(self._ask(node, mine, deadline) for node, mine in by_leader.items()))
             waiting = [b for b in waiting if b.offset < 0 and b.error is None]
             for batch in waiting:

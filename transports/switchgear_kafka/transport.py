@@ -130,6 +130,9 @@ class KafkaTransport:
 
     async def _partitions(self, m: Outgoing) -> int | TransportError:
         """How many partitions the message's topic has; a private topic is made at its first message."""
+        known = self._wire.client.cluster.partitions_for_topic(m.topic)
+        if known:
+            return len(known)
         try:
             tps = await self._wire.partitions(m.topic)
             if not tps and m.private:
