@@ -11,7 +11,6 @@ from switchgear.redriving import replay
 from switchgear_conformance.case import case
 from switchgear_conformance.context import Context, numbered
 from switchgear_conformance.member import PATIENCE
-from switchgear_conformance.member import PATIENCE
 
 from .copying import WAIT, graveyard
 
