@@ -1,7 +1,7 @@
 """Deleting what the only group that reads a topic has settled.
 
 Kafka keeps what was read. Topics of copies keep everything until it is settled, however long that takes, so something
-has to make room: the member that settles, as Kafka Streams does with its repartition topics (KIP-204).
+has to make room: the member that settles, as Kafka Streams does with its repartition topics (KIP-107).
 """
 
 from __future__ import annotations
