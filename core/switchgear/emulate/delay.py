@@ -35,7 +35,7 @@ TIERS = {"6h": 21_600.0, "1h": 3600.0, "15m": 900.0, "3m": 180.0, "30s": 30.0, "
 SHORTEST = 1.0
 CONCURRENCY = 100  # messages that are being forwarded at once
 WINDOW = 1000  # messages of a topic (and of a partition of it) that wait here for their time
-LEASE = 10.0  # seconds
+LEASE = 6.0  # seconds until another member forwards what a dead one held; Kafka's brokers take no less by default
 
 
 def tier_for(seconds: float) -> str:
