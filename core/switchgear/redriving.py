@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -80,7 +80,7 @@ async def drop(
 
 
 @asynccontextmanager
-async def _working(bus: Bus, grave: str, waiting: Callable[[str], object]) -> AsyncIterator[Ledger]:
+async def _working(bus: Bus, grave: str, waiting: Callable[[str], object]) -> AsyncGenerator[Ledger]:
     core = bus._running()
     ledger = Ledger(registry_of(bus), core.physical(names.ledger_row(grave)), core.clock, grave)
     await ledger.claim(waiting)

@@ -14,7 +14,7 @@ import socket
 from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import msgspec
 
@@ -44,7 +44,8 @@ class Book(msgspec.Struct, forbid_unknown_fields=False):
 def place_of(delivery: Delivery) -> Place:
     """Where a browsed delivery is in its lane."""
     token = delivery.token
-    last: object = token[-1] if isinstance(token, tuple) and token else token
+    parts = cast("tuple[object, ...]", token) if isinstance(token, tuple) else (token,)
+    last = parts[-1]
     text = last.decode("ascii", "replace") if isinstance(last, bytes) else str(last)
     return tuple(map(int, re.findall(r"\d+", text)))
 

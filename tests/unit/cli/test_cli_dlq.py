@@ -18,12 +18,24 @@ ORDERS = Topic("orders", dict[str, Any], order="none")
 ACCOUNTS = Topic("accounts", dict[str, Any], key=lambda entry: entry["k"], order="key")
 
 
+def everything(_: Any) -> bool:
+    return True
+
+
+def nothing(_: Any) -> bool:
+    return False
+
+
+def first(value: Any) -> bool:
+    return bool(value["n"] == 0)
+
+
 class Member:
     """A bus whose handlers fail as long as `bad` says so."""
 
     def __init__(self, **of_accounts: Any) -> None:
         self.bus = Bus(URL, name="test")
-        self.bad: Any = lambda value: True
+        self.bad: Any = everything
         self.seen: list[Any] = []
         self.others: list[Any] = []
         self.buried = 0
@@ -67,7 +79,7 @@ def handled(expected: int, topic: Topic[Any] = ORDERS) -> list[int]:
 
     async def main() -> list[int]:
         member = Member()
-        member.bad = lambda value: False
+        member.bad = nothing
         async with member.bus.serving():
             await member.until(lambda: len(member.seen) >= expected)
         assert not member.others
@@ -124,7 +136,8 @@ def test_what_was_done_takes_one_range_however_it_was_done(sg: Run) -> None:
     async def ranges() -> int:
         async with Bus(URL) as bus:
             row = ledger_row("sg.dlq.orders.billing")
-            found = await bus.transport.read(row)  # type: ignore[attr-defined]
+            transport: Any = bus.transport
+            found: dict[str, Any] = await transport.read(row)
             return sum(map(len, json.loads(found[row].value)["done"].values()))
 
     assert sg("dlq", "drop", "orders", "--key", "nobody").exit_code == 0
@@ -157,7 +170,7 @@ def test_replay_goes_to_the_one_group_that_failed_and_several_have_to_be_named(s
 def test_a_parked_key_is_replayed_in_order_and_freed_while_its_group_runs(sg: Run) -> None:
     async def main() -> None:
         member = Member()
-        member.bad = lambda value: value["n"] == 0
+        member.bad = first
         async with member.bus.serving():
             for n in range(5):
                 await member.bus.publish(ACCOUNTS, {"k": "ann", "n": n})
@@ -171,7 +184,7 @@ def test_a_parked_key_is_replayed_in_order_and_freed_while_its_group_runs(sg: Ru
             assert "'ann' stays parked: it failed again" in again.stderr
             await member.until(lambda: member.buried == 10)
             assert member.seen == [0, 0]  # what was parked behind it is parked again, and in order
-            member.bad = lambda value: False
+            member.bad = nothing
             freed = await beside("dlq", "replay", "accounts", "--key", "ann")
             assert freed.stdout == "5 replayed; parked no more: ann\n"
             await member.bus.publish(ACCOUNTS, {"k": "ann", "n": 5})
