@@ -83,8 +83,6 @@ def tier(number: int) -> Tier:
 
 PENDING: dict[int, tuple[str, str]] = {
     49: ("priority", "priorities="),
-    53: ("exactly_once", 'delivery="exactly_once"'),
-    54: ("transaction", "the driver's transactions"),
     55: ("filter", "filtered subscriptions"),
 }
 """Cases that wait for a feature: number, name, and what is missing."""

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from typing import Any
 
-from switchgear.driver import Delivery, Order, Outgoing, Settlement, Subscription, Verdict
+from switchgear.driver import Delivery, Order, Outgoing, Settlement, Settling, Subscription, Transactional, Verdict
 from switchgear.errors import TransportError
 from switchgear.plugins import open_transport
 
@@ -240,6 +240,47 @@ async def serve(url: str, namespace: str, topic: str, group: str, settle: str, l
         await asyncio.Event().wait()
 
 
+async def commit(url: str, topic: str, group: str, to: str, lease: str) -> None:
+    """ "ready", then for what comes, some at a time, a message with the same body in `to`, stored with the
+    acknowledgement: "done BODY"."""
+    transport = open_transport(url)
+    loop = asyncio.get_running_loop()
+    await transport.connect(loop.time() + 10)
+    assert isinstance(transport, Transactional)
+    source = await transport.subscribe(
+        Subscription(topics={topic: None}, group=group, consumer=f"child-{os.getpid()}", lease=float(lease)), _ignore
+    )
+    await source.receive(0)
+    say("ready")
+    cumulative = source.capabilities.settling is Settling.CUMULATIVE
+    while True:
+        got = list(await source.receive(3))
+        heads = list({d.lane: d for d in got}.values()) if cumulative else got
+        if got:
+            produced = [Outgoing(to, d.body) for d in got]
+            await transport.commit(source, [Settlement(d, Verdict.ACK) for d in heads], produced, loop.time() + 10)
+        for d in got:
+            say("done", (d.body or b"").decode())
+
+
+async def relay(url: str, namespace: str, topic: str, group: str, to: str, lease: str) -> None:
+    """A bus that serves: "ready", then it handles messages exactly once, by publishing each body to `to`; "got BODY"
+    when a handler begins."""
+    from switchgear import Bus, Topic
+
+    bus = Bus(url, name="child", namespace=namespace, config={})
+
+    @bus.subscribe(topic, group=group, to=Topic(to, str), lease=float(lease), delivery="exactly_once", concurrency=4)
+    async def handle(body: str) -> str:
+        say("got", body)
+        await asyncio.sleep(0.005)
+        return body
+
+    async with bus.serving():
+        say("ready")
+        await asyncio.Event().wait()
+
+
 ROLES: dict[str, Callable[..., Awaitable[None]]] = {
     "publish": publish,
     "produce": produce,
@@ -247,6 +288,8 @@ ROLES: dict[str, Callable[..., Awaitable[None]]] = {
     "late": late,
     "handle": handle,
     "serve": serve,
+    "commit": commit,
+    "relay": relay,
 }
 ON_TOPICS = frozenset({"publish", "consume", "late"})
 """Roles on the bare driver: their first argument is a physical topic, which has to be there."""

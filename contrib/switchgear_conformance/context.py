@@ -257,11 +257,12 @@ class Context:
             bus._test_clock = self.clock  # pyright: ignore[reportPrivateUsage]
         return bus
 
-    def weak_url(self) -> str:
-        """This broker as one that declares no delay, no RETRY and no counting, so that the core has to add them."""
+    def weak_url(self, kind: str = "") -> str:
+        """This broker as one that declares no delay, no RETRY and no counting, so that the core has to add them; or
+        another kind of `weakened`."""
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="switchgear-"))
         self._stack.enter_context(installed(Path(folder)))
-        return weak_url(self.broker.url)
+        return weak_url(self.broker.url, kind)
 
     async def opened(self, bus: Bus) -> Bus:
         """Open a bus for publishing; closed with the case."""

@@ -15,6 +15,7 @@ from switchgear.driver import (
     Settlement,
     Settling,
     Source,
+    Transactional,
     Transport,
     Verdict,
 )
@@ -119,9 +120,16 @@ class Member:
         self, deliveries: Iterable[Delivery], verdict: Verdict = ACK, seconds: float = 0.0
     ) -> list[TransportError | None]:
         """Settle and say what the driver said, one an item (a cumulative broker: one a lane whose head moved)."""
+        settlements = self.settlements(deliveries, verdict, seconds)
+        return list(await self.source.settle(settlements)) if settlements or not self.cumulative else []
+
+    def settlements(
+        self, deliveries: Iterable[Delivery], verdict: Verdict = ACK, seconds: float = 0.0
+    ) -> list[Settlement]:
+        """What the core would ask the driver to carry out."""
         given = list(deliveries)
         if not self.cumulative:
-            return list(await self.source.settle([Settlement(d, verdict, seconds) for d in given]))
+            return [Settlement(d, verdict, seconds) for d in given]
         assert verdict is ACK, f"a cumulative broker is given ACK alone, not {verdict}"
         self._done.update(d.token for d in given)
         heads: list[Delivery] = []
@@ -131,7 +139,12 @@ class Member:
                 head = line.pop(0)
             if head is not None:
                 heads.append(head)
-        return list(await self.source.settle([Settlement(d, ACK) for d in heads])) if heads else []
+        return [Settlement(d, ACK) for d in heads]
+
+    async def commit(self, deliveries: Iterable[Delivery], *produced: Outgoing) -> None:
+        """Acknowledge and store in one transaction."""
+        assert isinstance(self.transport, Transactional), "transactions are declared, and there is no commit()"
+        await self.transport.commit(self.source, self.settlements(deliveries), produced, self.context.deadline())
 
     async def settle(self, deliveries: Iterable[Delivery], verdict: Verdict = ACK, seconds: float = 0.0) -> None:
         """Settle; every item must succeed."""

@@ -3,7 +3,8 @@
 `weak://?inner=URL` is the transport of URL without a delay, without RETRY, without a count of deliveries
 and without transactions.
 `weak://log?inner=URL` also acknowledges by a position for each topic, as a log does: for one member at a time, over a
-transport whose `Delivery.token` rises along a topic. `weak://transactions?inner=URL` is such a log with transactions.
+transport whose `Delivery.token` rises along a topic. `weak://transactions?inner=URL` is such a log with transactions;
+`weak://stumbles?inner=URL` and `weak://stumbling-log?inner=URL` have transactions most of which fail.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from switchgear.driver import (
     Transport,
     Verdict,
 )
-from switchgear.errors import Lost, TransportError
+from switchgear.errors import Lost, MaybeSent, NotSent, TransportError, Unavailable
 from switchgear.plugins import hookimpl
 
 from .mutants.bug import Bug
@@ -148,7 +149,39 @@ class Transactions(Log):
         return replace(super().capabilities(c), transactions=c.transactions, note=200)
 
 
-KINDS: dict[str, type[Weak]] = {"": Weak, "log": Log, "transactions": Transactions}
+class Stumbles(Bug):
+    """Most transactions fail, in each way in turn, and of those whose outcome is not told every second was stored."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    async def commit(
+        self, t: Any, s: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float
+    ) -> None:
+        self._turn += 1
+        match self._turn % 6:
+            case 1:
+                raise NotSent("stumbled: no room")
+            case 2:
+                raise MaybeSent("stumbled: no answer, and not stored")
+            case 4:
+                raise Unavailable("stumbled: no connection")
+        await super().commit(t, s, settled, produced, deadline)
+        if self._turn % 6 == 5:
+            raise MaybeSent("stumbled: no answer, and stored")
+
+
+class StumblingLog(Stumbles, Transactions):
+    """The same on a log."""
+
+    def __init__(self) -> None:
+        Stumbles.__init__(self)
+        Transactions.__init__(self)
+
+
+KINDS: dict[str, type[Bug]] = {
+    "": Weak, "log": Log, "transactions": Transactions, "stumbles": Stumbles, "stumbling-log": StumblingLog,
+}  # fmt: skip
 
 
 def _kept(lane: str) -> str:
