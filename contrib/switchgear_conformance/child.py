@@ -254,7 +254,7 @@ async def commit(url: str, topic: str, group: str, to: str, lease: str) -> None:
     say("ready")
     cumulative = source.capabilities.settling is Settling.CUMULATIVE
     while True:
-        got = list(await source.receive(3))
+        got = list(await source.receive(2))
         heads = list({d.lane: d for d in got}.values()) if cumulative else got
         if got:
             produced = [Outgoing(to, d.body) for d in got]

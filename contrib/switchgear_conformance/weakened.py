@@ -143,10 +143,10 @@ class Log(Weak):
 
 
 class Transactions(Log):
-    """Also has transactions, if the transport does; a note is 200 bytes, so that it gets full."""
+    """Also has transactions, if the transport does; a note is 100 bytes, so that it gets full."""
 
     def capabilities(self, c: Capabilities) -> Capabilities:
-        return replace(super().capabilities(c), transactions=c.transactions, note=200)
+        return replace(super().capabilities(c), transactions=c.transactions, note=100)
 
 
 class Stumbles(Bug):
@@ -160,14 +160,14 @@ class Stumbles(Bug):
     ) -> None:
         self._turn += 1
         match self._turn % 6:
-            case 1:
-                raise NotSent("stumbled: no room")
             case 2:
+                raise NotSent("stumbled: no room")
+            case 3:
                 raise MaybeSent("stumbled: no answer, and not stored")
-            case 4:
+            case 5:
                 raise Unavailable("stumbled: no connection")
         await super().commit(t, s, settled, produced, deadline)
-        if self._turn % 6 == 5:
+        if self._turn % 6 == 1:
             raise MaybeSent("stumbled: no answer, and stored")
 
 

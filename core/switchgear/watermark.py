@@ -23,7 +23,7 @@ from .transacting import Transaction
 COMMIT_EVERY = 1.0  # seconds between the watermarks of a busy lane
 COMMIT_AT = 2000  # or so many deliveries
 TRANSACT_EVERY = 0.1  # seconds between transactions: what was produced waits for them
-FRAME = 100  # bytes of a note beside its ranges, at the most
+FRAME = 64  # bytes of a note beside its ranges, at the most
 ACK = Verdict.ACK
 
 

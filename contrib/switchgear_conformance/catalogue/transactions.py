@@ -70,8 +70,9 @@ async def chain(c: Context, kind: str, topic: Topic[str]) -> list[str]:
     await c.serve(source)
     await c.serve(bus)
     sent = [f"{'abcde'[n % 5]}{n:03}" for n in range(COUNT)]
-    for some in range(0, COUNT, 6):
-        await source.publish_many(topic, sent[some : some + 6])
+    step = COUNT if kind == "stumbling-log" else 6
+    for some in range(0, COUNT, step):
+        await source.publish_many(topic, sent[some : some + step])
         await log.until(lambda some=some: len(log) >= some // 2, "half of what was sent")
     rejected = [order for order in sent if int(order[1:]) % 10 == 7]
     await log.reach(COUNT - len(rejected), 40)
@@ -101,6 +102,7 @@ async def exactly_once_crash_through_bus(c: Context) -> None:
         share = COUNT // KILLS
         await bus.publish_many(orders, sent[kill * share : (kill + 1) * share])
         await child.lines(c.random.randint(1, share // 2))
+        await asyncio.sleep(c.random.uniform(0.0, 0.08))
         await child.kill()
     await c.serve(last)
     await all_once(c, log, sent)
@@ -201,12 +203,15 @@ async def transaction_crash(c: Context) -> None:
     """Of a process that is killed while it commits, each message is settled and has its output, or neither."""
     t, to = await c.open(), c.name("shipped")
     reader = await c.join(await c.open(), to)
-    child = await c.child("commit", c.name(), c.namespace + "group", to, str(c.lease))
-    assert await child.line() == "ready"
     sent = numbered(COUNT)
-    await c.stored(t, *(out(c.name(), body) for body in sent))
-    await child.lines(c.random.randint(1, COUNT // 2))
-    await child.kill()
+    for kill in range(KILLS):
+        child = await c.child("commit", c.name(), c.namespace + "group", to, str(c.lease))
+        assert await child.line() == "ready"
+        if not kill:
+            await c.stored(t, *(out(c.name(), body) for body in sent))
+        await child.lines(c.random.randint(1, COUNT // 6))
+        await asyncio.sleep(c.random.uniform(0.0, 0.05))
+        await child.kill()
     heir = await c.join(t, c.name())
     found = list[bytes | None]()
     ends = c.time() + within(c) + 10
