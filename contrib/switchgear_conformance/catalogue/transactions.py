@@ -73,7 +73,7 @@ async def chain(c: Context, kind: str, topic: Topic[str]) -> list[str]:
     step = COUNT if kind == "stumbling-log" else 6
     for some in range(0, COUNT, step):
         await source.publish_many(topic, sent[some : some + step])
-        await log.until(lambda some=some: len(log) >= some // 2, "half of what was sent")
+        await log.reach(some // 2)
     rejected = [order for order in sent if int(order[1:]) % 10 == 7]
     await log.reach(COUNT - len(rejected), 40)
     buried = await letters.drain(len(rejected), 20)
