@@ -584,7 +584,7 @@ async def test_provision_shows_and_mends_drift(kafka_broker: Server, transport: 
     assert await transport.provision(wanted, False) == []
     await send(transport, topic, "x")
     assert sum((await transport.lag([topic], group)).values()) == 1
-    changed = Resource(kind="topic", name=topic, partitions=5, retention=60.0)
+    changed = Resource(kind="topic", name=topic, partitions=5, retention=60.0, order=Order.KEY)
     drifts = await transport.provision([changed], True)
     assert [(d.field, d.wanted, d.found, d.applied) for d in drifts] == [
         ("partitions", 5, 2, False), ("retention", 60.0, 3600.0, True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from aiokafka.protocol.admin import ListGroupsRequest
 from aiokafka.protocol.metadata import MetadataRequest
@@ -13,19 +12,17 @@ from switchgear.driver import Drift, Order, Resource, TopicInfo
 from switchgear.errors import ConfigurationError, Refused
 
 from .positions import found as found_group
-from .topics import Configured, configure, create, topic_config
+from .topics import KEPT, POLICY, RETENTION, Configured, configure, create, grow, topic_config
 from .wire import EARLIEST, LATEST, Wire, raise_for
 
-RETENTION: Final = "retention.ms"
-POLICY: Final = "cleanup.policy"
 GROUPS = 50  # groups that are asked about at once
 
 
 async def provision(wire: Wire, wanted: Sequence[Resource], apply: bool) -> list[Drift]:
-    """Differences; with `apply` they are mended, but for the number of partitions and of replicas.
+    """Differences; with `apply` they are mended where that moves neither keys nor data.
 
-    More partitions would move keys, and other replicas move data: both are the operator's. Raises ConfigurationError
-    for a group without a topic, Refused where rights are missing.
+    So partitions are added where no order is kept; none is ever taken away, and replicas are the operator's. Raises
+    ConfigurationError for a group without a topic, Refused where rights are missing.
     """
     drifts: list[Drift] = []
     for resource in wanted:
@@ -36,7 +33,7 @@ async def provision(wire: Wire, wanted: Sequence[Resource], apply: bool) -> list
 async def _topic(wire: Wire, resource: Resource, apply: bool) -> list[Drift]:
     name, tuning = resource.name, wire.settings.tuning
     partitions = 1 if resource.order is Order.TOTAL else resource.partitions
-    own: dict[str, str] = {}
+    own = dict(KEPT) if resource.private else {}
     if resource.retention is not None:
         own[RETENTION] = str(round(resource.retention * 1000))
     if name in tuning.compacted:
@@ -52,7 +49,10 @@ async def _topic(wire: Wire, resource: Resource, apply: bool) -> list[Drift]:
             f"{wire.at}: total order takes a topic of one partition, and {name!r} has {len(tps)}: use another topic"
         )
     if partitions is not None and len(tps) != partitions:
-        drifts.append(Drift(resource=resource, field="partitions", wanted=partitions, found=len(tps), applied=False))
+        more = apply and resource.order is Order.NONE and partitions > len(tps)
+        if more:
+            await grow(wire, name, partitions)
+        drifts.append(Drift(resource=resource, field="partitions", wanted=partitions, found=len(tps), applied=more))
     replicas = _replicas(wire, name)
     if tuning.replication is not None and replicas != tuning.replication:
         drifts.append(
