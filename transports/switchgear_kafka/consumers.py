@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from . import log
 from .records import Fetched, KafkaDelivery, deliveries, offset_of
 from .security import connection
-from .wire import Wire
+from .wire import Wire, hang_up
 
 WAIT = 1.0  # seconds that a read waits for the first record
 SOME = 0.1  # or where partitions are left out, which may be wanted again soon
@@ -142,9 +142,8 @@ class Reader:
         if asked.done() and asked.result():
             self._heard = time.monotonic()
             return True
-        if not self.closed:  # a connection may be dead without our being told: the client makes new ones
-            for conn in list(consumer._client._conns.values()):
-                conn.close()
+        if not self.closed:
+            hang_up(consumer._client)
         return self.closed
 
     async def _first(self, other: asyncio.Future[Any], within: float | None) -> None:

@@ -149,6 +149,8 @@ class Wire:
                 async with asyncio.timeout_at(until):
                     return await ask()
             except CONNECT as error:
+                if isinstance(error, TimeoutError) and deadline is None and self._open is not None:
+                    hang_up(self._open)
                 if isinstance(error, kafka.KafkaError) and error.retriable:
                     self._coordinators.clear()
                     refreshed = self.client.force_metadata_update()
@@ -292,6 +294,12 @@ class Wire:
             return refused
 
         return await self.insist(ask, f"group {group!r}")
+
+
+def hang_up(client: AIOKafkaClient) -> None:
+    """Close every connection: one may be dead without our being told. The client makes new ones."""
+    for conn in list(client._conns.values()):
+        _ = conn.close()
 
 
 def by_topic(tps: Iterable[TopicPartition], entry: Callable[[TopicPartition], T]) -> list[tuple[str, list[T]]]:

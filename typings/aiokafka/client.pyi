@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import Any
 
 from .abc import AbstractTokenProvider
+from .conn import AIOKafkaConnection
 from .structs import TopicPartition
 
 class ConnectionGroup(IntEnum):
@@ -32,6 +33,7 @@ class _Cluster:
 
 class AIOKafkaClient:
     cluster: _Cluster
+    _conns: Mapping[object, AIOKafkaConnection]
     def __init__(
         self,
         *,

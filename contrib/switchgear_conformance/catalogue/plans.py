@@ -56,7 +56,7 @@ async def plan_mismatch_through_bus(c: Context) -> None:
     unsaid = await c.opened(c.bus())
     await unsaid.publish("orders", "a1")  # who says nothing takes the plan that is there
     await unsaid.publish(Topic("orders", str, key=first), "a2")
-    assert await log.reach(3) == ["a0", "a1", "a2"]
+    assert sorted(await log.reach(3)) == ["a0", "a1", "a2"]  # by its name alone nobody knows the key
 
 
 @case(92, "registry", "order>=key", level="bus", part="race")
