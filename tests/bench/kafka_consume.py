@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from switchgear import Bus, Topic
 
 from .clock import Span
-from .kafka_topics import committed, create, reader, server, stored
+from .kafka_topics import committed, create, create_anew, reader, server, stored
 from .orders import Order, customer, decode, encode, order
 from .workload import OURS, Requirement, Sample, Setting, Side, Workload
 
@@ -36,7 +36,7 @@ def fill(kept: Kept) -> Side:
     async def side(setting: Setting) -> Sample:
         n = setting.messages(FULL)
         topic = f"{namespace(kept)}orders"
-        await create(setting.url, topic)
+        await create_anew(setting.url, topic)
         async with Bus(setting.url, namespace=namespace(kept)) as bus:
             for start in range(0, n, 1000):
                 await bus.publish_many(declared(kept), [order(start + i) for i in range(1000)])
@@ -78,14 +78,17 @@ def raw(kept: Kept, every: float) -> Side:
     return side
 
 
-def ours(kept: Kept) -> Side:
-    """A subscription from the earliest message on, until all is committed and the group is left."""
+def ours(kept: Kept, options: str = "") -> Side:
+    """A subscription from the earliest message on, until all is committed and the group is left.
+
+    `options` are added to the URL.
+    """
 
     async def side(setting: Setting) -> Sample:
         n = setting.messages(FULL)
         group = f"ours-{secrets.token_hex(4)}"
         span = Span(n)
-        bus = Bus(setting.url, namespace=namespace(kept))
+        bus = Bus(setting.url + options, namespace=namespace(kept))
 
         @bus.subscribe(declared(kept), group=group, start="earliest")
         async def handle(order: Order) -> None:

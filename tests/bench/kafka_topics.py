@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 PARTITIONS = 4
+UNKNOWN = 3  # the broker's error code for a topic that is not there
 LINGER = 0.005  # seconds, of the raw producer at full speed: without it, its batches are small
 BATCH = 256 << 10  # bytes: the raw producer's batches; its default of 16 KiB is slower
 
@@ -41,6 +42,21 @@ async def create(url: str, *topics: str) -> None:
     finally:
         await admin.close()
     raise AssertionError(f"{topics} have no leaders")
+
+
+async def create_anew(url: str, topic: str) -> None:
+    """Make one, empty also on a server that has it from an earlier run."""
+    admin = await _admin(url)
+    try:
+        await admin.delete_topics([topic])
+        for _ in range(200):
+            (found,) = await admin.describe_topics([topic])
+            if found["error_code"] == UNKNOWN:
+                break
+            await asyncio.sleep(0.05)
+    finally:
+        await admin.close()
+    await create(url, topic)
 
 
 async def drop(url: str, *topics: str) -> None:
