@@ -134,3 +134,10 @@ def test_memory_is_verified_in_this_process_and_its_history_again(tmp_path: Path
     assert json.loads((tmp_path / "v.json").read_text())["lost"] == []
     (tmp_path / "h" / "c0.jsonl").unlink()
     assert runner.invoke(app, ["verify", "--check", str(tmp_path / "h")]).exit_code == 1
+
+
+def test_all_faults_are_those_that_the_harness_can_do(tmp_path: Path) -> None:
+    options = ["--harness", "sqlite", "--for", "0.5", "--publishers", "1", "--faults", "all", "--every", "0.4"]
+    result = runner.invoke(app, ["verify", *options])
+    assert "faults: kill, leave, join, pause, publisher\n" in result.output
+    assert result.exit_code == 0, result.output

@@ -54,7 +54,7 @@ def verify(
         if not url and harness is None:
             raise ConfigurationError("name a broker by its URL, or a harness that starts one by --harness NAME")
         chosen = find(harness) if harness is not None else None
-        possible = [name for name in FAULTS if name not in POWERS or (chosen and chosen.powers)]
+        possible = [name for name in FAULTS if name not in POWERS or (chosen and POWERS[name][0] in chosen.powers)]
         wanted = possible if faults == "all" else [] if faults == "none" else [f.strip() for f in faults.split(",")]
         plan = Plan(
             seconds=seconds, publishers=publishers, consumers=consumers, order=order, keys=keys, rate=rate, lease=lease,

@@ -146,6 +146,7 @@ async def main(role: str, work: Work) -> None:
     stop, ready = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    print("listening", flush=True)
     if role == "publish":
         await publish(work, stop)
         return

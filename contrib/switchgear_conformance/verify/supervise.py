@@ -37,7 +37,8 @@ FAULTS = {
     "restart": "stop the broker in an orderly way and start it again",
     "freeze": "SIGSTOP the broker for longer than a lease",
 }
-POWERS = {"broker": Killable, "restart": Restartable, "freeze": Pausable}
+POWERS = {"broker": ("kill", Killable), "restart": ("restart", Restartable), "freeze": ("pause", Pausable)}
+"""What a harness has to be able to do for a fault, and the protocol that its brokers then have."""
 PATIENCE = 60.0  # seconds for a process to start or to end, on a busy machine
 STALLED = 45.0  # seconds beside twice the lease, without anything handled, after which the rest counts as lost
 
@@ -65,8 +66,11 @@ class Process:
         self.role, self.work = role, work
         self.log = work.journal.with_suffix(".log")
         self._process: asyncio.subprocess.Process | None = None
+        self._logged = 0
+        """Bytes of the log before this process."""
 
     async def start(self) -> None:
+        self._logged = self.log.stat().st_size if self.log.exists() else 0
         environment = {**os.environ, VARIABLE: msgspec.json.encode(self.work).decode(), "PYTHONUNBUFFERED": "1"}
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -83,7 +87,10 @@ class Process:
     @property
     def ready(self) -> bool:
         """Whether a consumer has said so."""
-        return "ready" in self.log.read_text(errors="replace").splitlines()
+        return self._says("ready")
+
+    def _says(self, word: str) -> bool:
+        return word.encode() in self.log.read_bytes()[self._logged :].splitlines()
 
     def signal(self, number: signal.Signals) -> None:
         if self._process and self._process.returncode is None:
@@ -96,10 +103,12 @@ class Process:
 
     async def leave(self) -> None:
         """SIGTERM, and wait; WorkloadFailed when it does not end with 0."""
-        self.signal(signal.SIGTERM)
         assert self._process is not None
         try:
             async with asyncio.timeout(PATIENCE):
+                while not self._says("listening") and self.ended is None:  # noqa: ASYNC110  (it has just been started)
+                    await asyncio.sleep(0.02)
+                self.signal(signal.SIGTERM)
                 code = await self._process.wait()
         except TimeoutError:
             await self.kill()
@@ -352,7 +361,7 @@ def verify(plan: Plan, url: str, harness: Harness | None, history: Path | None, 
         for fault in plan.faults:
             if fault not in FAULTS:
                 raise ConfigurationError(f"there is no fault {fault!r}: choose from {', '.join(FAULTS)}, all, none")
-            if fault in POWERS and not (harness and isinstance(broker, POWERS[fault])):
+            if fault in POWERS and not (harness and isinstance(broker, POWERS[fault][1])):
                 raise ConfigurationError(
                     f"the fault {fault!r} ({FAULTS[fault]}) needs a harness that can do it (--harness NAME)"
                 )
