@@ -166,6 +166,8 @@ class Stumbles(Bug):
                 raise MaybeSent("stumbled: no answer, and not stored")
             case 5:
                 raise Unavailable("stumbled: no connection")
+            case _:
+                pass
         await super().commit(t, s, settled, produced, deadline)
         if self._turn % 6 == 1:
             raise MaybeSent("stumbled: no answer, and stored")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from switchgear.driver import Outgoing, Settlement, Source, Transport
+from switchgear.driver import Delivery, Outgoing, Settlement, Source, Transport
 from switchgear.errors import Lost, Refused, TransportError
 from switchgear.transacting import Transaction
 from switchgear.watermark import Cumulative
@@ -144,9 +144,13 @@ class FinishedAheadUntold(Bug):
     fails = {"53.bus.log"}
 
     async def connect(self, t: Transport, deadline: float) -> None:
-        patch(self, Cumulative, "_tellable", lambda _, done, quiet: (done, quiet))
+        patch(self, Cumulative, "_tellable", _all)
         await t.connect(deadline)
 
     async def close(self, t: Transport) -> None:
         restore(self, Cumulative, "_tellable")
         await t.close()
+
+
+def _all(_: Any, done: list[Delivery], quiet: list[Delivery]) -> tuple[list[Delivery], list[Delivery]]:
+    return done, quiet
