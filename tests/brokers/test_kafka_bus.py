@@ -100,7 +100,7 @@ async def test_a_topic_that_somebody_else_made_keeps_its_partitions(kafka_broker
     undeclared = Topic("orders", Order, key=lambda order: str(order["key"]))
     async with bus:
         async with bus._core() as core:
-            await create(core.transport._wire, f"{namespace}orders", partitions=3)  # type: ignore[attr-defined]
+            await create(core.transport.cluster, f"{namespace}orders", partitions=3)  # type: ignore[attr-defined]
         await bus.publish(undeclared, {"key": "k", "n": 1})
         async with bus._core() as core:
             assert (await core.plan(undeclared)).partitions == 3

@@ -256,7 +256,7 @@ async def test_limits_are_asked_for(own_kafka: OwnKafka, opened: Opener) -> None
         soon(),
     )
     assert [type(o) for o in outcomes] == [Refused, type(None)]
-    assert len(await transport._wire.partitions("private")) == 5
+    assert len(await transport.cluster.partitions("private")) == 5
     await make(transport, "orders")
     with pytest.raises(ConfigurationError, match=r"group\.\*\.session\.timeout\.ms"):
         await member(transport, "orders", lease=0.5)
@@ -277,7 +277,7 @@ async def test_a_leader_is_lost_and_then_too_many_replicas(own_kafka: OwnKafka, 
         *(asyncio.to_thread(own_kafka, number=n, controller=controller) for n in (2, 3))
     )
     transport = await opened(f"{first.url},{HOST}:{second.ports[0]}?replication=3")
-    await create(transport._wire, "orders", partitions=6, config={"min.insync.replicas": "2"})
+    await create(transport.cluster, "orders", partitions=6, config={"min.insync.replicas": "2"})
     keys = [b"%d" % n for n in range(20)]
 
     async def publish(mark: bytes) -> None:

@@ -13,11 +13,11 @@ pytest.importorskip("aiokafka")
 from switchgear import Bus, RetryAfter, Topic
 from switchgear.driver import Order, Outgoing, Resource, Subscription
 from switchgear.errors import ConfigurationError
+from switchgear_kafka.cluster import EARLIEST
 from switchgear_kafka.purging import Purge
 from switchgear_kafka.source import GroupSource
-from switchgear_kafka.topics import configure, create, topic_config
+from switchgear_kafka.topics import configure, create
 from switchgear_kafka.transport import KafkaTransport
-from switchgear_kafka.wire import EARLIEST
 from tests.brokers.fixtures import Server
 from tests.brokers.kafka_fixtures import OwnKafka
 from tests.brokers.test_kafka_transport import Taken, bodies, make, opened, send, settle, soon, take
@@ -34,14 +34,14 @@ async def transport(kafka_broker: Server) -> AsyncIterator[KafkaTransport]:
 
 async def settings(transport: KafkaTransport, topic: str) -> dict[str, str | None]:
     names = ("cleanup.policy", "retention.ms", "retention.bytes")
-    found = await topic_config(transport._wire, topic)
+    found = await transport.cluster.topic_config(topic)
     return {name: found[name].value for name in names}
 
 
 async def first(transport: KafkaTransport, topic: str) -> int:
     """Of all partitions, the offsets that are no longer kept."""
-    tps = await transport._wire.partitions(topic)
-    return sum((await transport._wire.offsets(dict.fromkeys(tps, EARLIEST))).values())
+    tps = await transport.cluster.partitions(topic)
+    return sum((await transport.cluster.offsets(dict.fromkeys(tps, EARLIEST))).values())
 
 
 async def test_what_waits_is_kept_whatever_the_cluster_deletes(own_kafka: OwnKafka) -> None:
@@ -58,7 +58,7 @@ async def test_what_waits_is_kept_whatever_the_cluster_deletes(own_kafka: OwnKaf
 
     transport = await opened(broker.url)
     for topic in ("mails", "prices"):
-        await create(transport._wire, topic, partitions=1, config={"cleanup.policy": "delete"})
+        await create(transport.cluster, topic, partitions=1, config={"cleanup.policy": "delete"})
     async with bus.serving():
         await bus.publish("mails", "later", delay=30 * 86_400)
         await bus.publish("mails", "again")
@@ -78,7 +78,7 @@ async def test_what_waits_is_kept_whatever_the_cluster_deletes(own_kafka: OwnKaf
 
 async def test_a_private_topic_that_does_not_keep_is_mended(transport: KafkaTransport, namespace: str) -> None:
     topic = f"{namespace}sg.delay.6h"
-    await create(transport._wire, topic, partitions=1, config={"retention.ms": "3600000"})
+    await create(transport.cluster, topic, partitions=1, config={"retention.ms": "3600000"})
     wanted = [Resource(kind="topic", name=topic, partitions=1, private=True)]
     (drift,) = await transport.provision(wanted, False)
     assert (drift.field, drift.wanted, drift.found, drift.applied) == ("retention", None, 3600.0, False)
@@ -100,7 +100,7 @@ async def test_what_the_only_reader_settled_is_deleted(transport: KafkaTransport
         Taken(),
     )  # fmt: skip
     assert isinstance(source, GroupSource)
-    source._purge = Purge(transport._wire, (returns,), every=0.0)
+    source._purge = Purge(transport.cluster.wire, (returns,), every=0.0)
     await send(transport, orders, *"abc")
     await send(transport, returns, *"def")
     got = await take(source, 6)
@@ -129,7 +129,7 @@ async def test_partitions_are_added_where_no_order_is_kept(transport: KafkaTrans
     assert await drift(5, Order.KEY) == [(5, 2, False)], "keys would move"
     assert await drift(5, Order.NONE, apply=False) == [(5, 2, False)]
     assert await drift(5, Order.NONE) == [(5, 2, True)]
-    assert len(await transport._wire.partitions(topic, fresh=True)) == 5
+    assert len(await transport.cluster.partitions(topic, fresh=True)) == 5
     assert await drift(5, Order.NONE) == []
     assert await drift(3, Order.NONE) == [(3, 5, False)], "none is ever taken away"
 
@@ -138,10 +138,10 @@ async def test_drift_of_what_an_operator_changed(transport: KafkaTransport, name
     topic = f"{namespace}t"
     wanted = [Resource(kind="topic", name=topic, partitions=1, retention=3600.0)]
     await transport.provision(wanted, True)
-    await configure(transport._wire, topic, {"retention.ms": "-1", "max.message.bytes": "5000"})
+    await configure(transport.cluster, topic, {"retention.ms": "-1", "max.message.bytes": "5000"})
     (drift,) = await transport.provision(wanted, True)
     assert (drift.field, drift.wanted, drift.found, drift.applied) == ("retention", 3600.0, None, True)
-    found = await topic_config(transport._wire, topic)
+    found = await transport.cluster.topic_config(topic)
     assert found["retention.ms"].value == "3600000"
     assert found["max.message.bytes"].value == "5000", "what the plan says nothing of is left alone"
 

@@ -56,9 +56,9 @@ def batch(*records: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]], 
 
 async def write(transport: KafkaTransport, topic: str, data: bytearray, partition: int = 0) -> int:
     """The broker's error code."""
-    leader = transport._wire.client.cluster.leader_for_partition(TopicPartition(topic, partition))
+    leader = transport.cluster.wire.client.cluster.leader_for_partition(TopicPartition(topic, partition))
     request = ProduceRequest(None, -1, 5000, [(topic, [(partition, data)])])
-    response = await transport._wire.client.send(leader, request)
+    response = await transport.cluster.wire.client.send(leader, request)
     ((_, ((_, code, *_),)),) = response.topics
     return int(code)
 
@@ -195,7 +195,7 @@ async def test_a_topic_that_is_missing_is_neither_made_nor_waited_for(
 async def test_larger_than_the_brokers_limit(kafka_broker: Server, transport: KafkaTransport, namespace: str) -> None:
     topic = f"{namespace}orders"
     await make(transport, topic)
-    await configure(transport._wire, topic, {"max.message.bytes": "2000"})
+    await configure(transport.cluster, topic, {"max.message.bytes": "2000"})
     bus = Bus(kafka_broker.url, name="test", namespace=namespace, config={})
     async with bus:
         with pytest.raises(Refused, match=r"max\.message\.bytes"):
@@ -207,7 +207,7 @@ async def test_larger_than_the_brokers_limit(kafka_broker: Server, transport: Ka
 
 async def test_a_compacted_topic_takes_nothing_without_a_key(transport: KafkaTransport, namespace: str) -> None:
     topic = f"{namespace}state"
-    await create(transport._wire, topic, partitions=1, config={"cleanup.policy": "compact"})
+    await create(transport.cluster, topic, partitions=1, config={"cleanup.policy": "compact"})
     (error,) = await transport.send([Outgoing(topic=topic, body=b"x")], soon())
     assert isinstance(error, Refused)
     assert "compacted takes none without a key" in str(error)
@@ -222,7 +222,7 @@ async def test_an_offset_that_retention_took(transport: KafkaTransport, namespac
     got = await take(source, 5)
     await settle(source, got[4])
     await source.close()
-    admin = AIOKafkaAdminClient(bootstrap_servers=transport._wire.at.removeprefix("kafka://"))
+    admin = AIOKafkaAdminClient(bootstrap_servers=transport.cluster.at.removeprefix("kafka://"))
     await admin.start()
     await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=3)})
     await admin.close()

@@ -149,7 +149,7 @@ async def grant(admin: KafkaTransport, *rules: tuple[str, str, str]) -> None:
                 KINDS[kind], name.removesuffix("*"), PREFIXED if name.endswith("*") else LITERAL, "User:eve", "*",
                 RIGHTS[right], 3,
             )  # fmt: skip
-            response = await admin._wire.controller(request)
+            response = await admin.cluster.wire.controller(request)
             assert [code for code, *_ in response.creation_responses] == [0], response
 
 

@@ -123,13 +123,13 @@ async def take(source: Source, count: int, within: float = 15.0) -> list[Deliver
 
 async def lanes(source: Source, count: int, *others: Source) -> dict[str, str]:
     """The lanes by place, once there are `count`; `others` are asked as well, so that they rebalance."""
-    assert isinstance(source, GroupSource)
+    own = source._lanes  # type: ignore[attr-defined]
     async with asyncio.timeout(20):
-        while len(source._lanes) != count:
+        while len(own) != count:
             for one in (source, *others):
                 await one.receive(0)
             await asyncio.sleep(0.05)
-    return {lane.place: name for name, lane in source._lanes.items()}
+    return {lane.place: name for name, lane in own.by_name.items()}
 
 
 async def settle(source: Source, *deliveries: Delivery, note: str = "") -> list[type | None]:
@@ -238,7 +238,7 @@ async def test_a_topic_that_takes_less_than_the_broker(transport: KafkaTransport
 
     topic = f"{namespace}t"
     await make(transport, topic)
-    await configure(transport._wire, topic, {"max.message.bytes": "1000"})
+    await configure(transport.cluster, topic, {"max.message.bytes": "1000"})
     batch = [Outgoing(topic=topic, body=b"x" * size, key=key) for size, key in
              ((600, b"a"), (600, b"b"), (1600, b"b"), (10, b"b"), (10, b"c"))]  # fmt: skip
     outcomes = await transport.send(batch, soon())
@@ -358,7 +358,6 @@ async def test_held_lanes_wait_also_over_a_rebalance(
     mine = await lanes(source, 2)
     await send(transport, one, *"abc")
     await send(transport, two, "x")
-    assert isinstance(source, GroupSource)
     held = {mine[f"{one}/0"]}
     got: list[Delivery] = []
     async with asyncio.timeout(10):
@@ -476,7 +475,7 @@ async def test_what_retention_took_is_counted_and_passed_over(transport: KafkaTr
     got = await take(source, 5)
     await settle(source, got[0])
     await source.close()
-    admin = AIOKafkaAdminClient(bootstrap_servers=transport._wire.at.removeprefix("kafka://"))
+    admin = AIOKafkaAdminClient(bootstrap_servers=transport.cluster.at.removeprefix("kafka://"))
     await admin.start()
     await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=3)})
     await admin.close()
@@ -494,11 +493,11 @@ async def test_a_topic_that_was_made_anew_is_read_from_its_beginning(transport: 
     source = await member(transport, topic)
     await settle(source, (await take(source, 5))[-1])
     await source.close()
-    admin = AIOKafkaAdminClient(bootstrap_servers=transport._wire.at.removeprefix("kafka://"))
+    admin = AIOKafkaAdminClient(bootstrap_servers=transport.cluster.at.removeprefix("kafka://"))
     await admin.start()
     await admin.delete_topics([topic])
     async with asyncio.timeout(10):
-        while await transport._wire.partitions(topic, fresh=True):
+        while await transport.cluster.partitions(topic, fresh=True):
             await asyncio.sleep(0.05)
     await admin.close()
     await make(transport, topic)
@@ -603,7 +602,7 @@ async def test_provision_shows_and_mends_drift(kafka_broker: Server, transport: 
 async def test_total_order_takes_one_partition(transport: KafkaTransport, namespace: str) -> None:
     topic = f"{namespace}t"
     await transport.provision([Resource(kind="topic", name=topic, partitions=16, order=Order.TOTAL)], True)
-    assert len(await transport._wire.partitions(topic)) == 1
+    assert len(await transport.cluster.partitions(topic)) == 1
     many = f"{namespace}many"
     await make(transport, many, 2)
     with pytest.raises(Refused, match="total order takes a topic of one partition"):

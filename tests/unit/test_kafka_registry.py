@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 import pytest
 
-pytest.importorskip("aiokafka")
-
+from switchgear.driver import Delivery
 from switchgear_kafka.registry import Entry, Rows
 
 
-@dataclass
-class Record:
-    offset: int
-    key: bytes | None
-    value: bytes | None
+def record(offset: int, key: bytes | None, value: bytes | None) -> Delivery:
+    return Delivery("sg.registry", value, None, key, "", ("sg.registry/0", offset), None)
 
 
 def rows(*entries: tuple[int, str, Entry]) -> Rows:
     found = Rows()
     for offset, name, entry in entries:
-        found.apply(Record(offset, name.encode(), msgspec.json.encode(entry)))  # type: ignore[arg-type]
+        found.apply(record(offset, name.encode(), msgspec.json.encode(entry)))
     return found
 
 
@@ -76,5 +70,5 @@ def test_a_write_without_expectation_always_counts() -> None:
 @pytest.mark.parametrize(("key", "value"), [(None, b"{}"), (b"a", None), (b"\xff", b"{}"), (b"a", b"nonsense")])
 def test_what_others_wrote_there_is_passed_over(key: bytes | None, value: bytes | None) -> None:
     found = Rows()
-    found.apply(Record(0, key, value))  # type: ignore[arg-type]
+    found.apply(record(0, key, value))
     assert not found.found

@@ -76,7 +76,7 @@ def test_a_token_endpoint_takes_user_and_password_for_itself() -> None:
         ("kafka://a?token_endpoint=https://id.example/token", "write kafka://id:secret@host"),
         ("kafka://i:s@a?token_endpoint=/token", "is no https:// URL"),
         ("kafka://a?scope=x", "takes token_endpoint="),
-        ("kafka://a?client=java", "the client is aiokafka"),
+        ("kafka://a?client=java", "expected one of aiokafka, confluent"),
     ],
 )
 def test_what_is_wrong_is_named(url: str, says: str) -> None:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from aiokafka import TopicPartition
+from aiokafka import TopicPartition as Native
 from aiokafka import errors as kafka
 
 from switchgear.driver import Capabilities, Delivery, Fence, Headers, Settlement, Subscription
 from switchgear.errors import TransportError, Unavailable
 
 from . import records
+from .aiokafka_cluster import AiokafkaCluster
+from .cluster import EARLIEST, TopicPartition, existing, lane
 from .consumers import Reader
 from .failures import CONNECT, failure
+from .lanes import offset_of
 from .positions import starts
-from .wire import EARLIEST, Wire
 
 
 class BroadcastSource:
     """One subscriber without a group."""
 
-    def __init__(
-        self, wire: Wire, capabilities: Capabilities, subscription: Subscription,
-        left: Callable[[BroadcastSource], None],
-    ) -> None:  # fmt: skip
+    def __init__(self, cluster: AiokafkaCluster, capabilities: Capabilities, subscription: Subscription) -> None:
         self.capabilities = replace(capabilities, note=0)
-        self._wire, self._subscription, self._left = wire, subscription, left
-        self._reader = Reader(wire, None)
+        self._cluster, self._subscription = cluster, subscription
+        self._reader = Reader(cluster.wire, None)
         self._next: dict[TopicPartition, int] = {}
         """Where to go on."""
         self._topics: Collection[str] = ()
@@ -38,44 +37,44 @@ class BroadcastSource:
         try:
             await self._reader.consumer.start()
         except CONNECT as error:
-            raise failure(self._wire.at, error) from error
+            raise failure(self._cluster.at, error) from error
         self._go()
 
     async def assign(self, topics: Mapping[str, Fence | None]) -> None:
         """Read these topics from now on."""
-        tps = [tp for topic in topics for tp in await self._wire.existing(topic)]
-        begun = await starts(self._wire, [tp for tp in tps if tp not in self._next], self._subscription.start)
+        tps = [tp for topic in topics for tp in await existing(self._cluster, topic)]
+        begun = await starts(self._cluster, [tp for tp in tps if tp not in self._next], self._subscription.start)
         opened = bool(self._topics)
         self._topics = frozenset(topics)
         self._next = {tp: self._next.get(tp, begun.get(tp, 0)) for tp in tps}
-        self._reader.consumer.assign(tps)
+        self._reader.consumer.assign([Native(*tp) for tp in tps])
         if opened:
             self._go()
 
     def _go(self) -> None:
-        for tp, offset in self._next.items():
-            self._reader.seek(tp, offset)
+        self._reader.seek(self._next)
 
     async def receive(self, limit: int, held: Collection[str] = ()) -> Sequence[Delivery]:
         """Take what is fetched, or wait about a second for something."""
         if self._reader.closed:
             return []
         self._grown()
-        wanted = [tp for tp in self._next if records.place_of(tp) not in held] if held else None
+        wanted = [tp for tp in self._next if lane(tp) not in held] if held else None
         try:
             batch = await self._reader.fetch(limit, wanted)
         except kafka.OffsetOutOfRangeError as error:  # retention was quicker, or the topic was made anew
             positions: Mapping[TopicPartition, int] = error.args[0]
-            self._next.update(await self._wire.offsets(dict.fromkeys(positions, EARLIEST)))
+            self._next.update(await self._cluster.offsets(dict.fromkeys(positions, EARLIEST)))
             self._go()
             return []
         except CONNECT as error:
-            raise failure(self._wire.at, error) from error
+            raise failure(self._cluster.at, error) from error
         if not batch and not await self._reader.alive():
-            raise Unavailable(f"{self._wire.at}: the broker does not answer")
+            raise Unavailable(f"{self._cluster.at}: the broker does not answer")
         out: list[Delivery] = []
-        for tp, fetched in batch.items():
-            self._next[tp] = records.offset_of(fetched[-1]) + 1
+        for native, fetched in batch.items():
+            tp = TopicPartition(*native)
+            self._next[tp] = offset_of(fetched[-1]) + 1
             out += fetched
         return out
 
@@ -90,7 +89,7 @@ class BroadcastSource:
         }
         if added:
             self._next.update(added)
-            consumer.assign(list(self._next))
+            consumer.assign([Native(*tp) for tp in self._next])
             self._go()
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
@@ -113,7 +112,11 @@ class BroadcastSource:
         """The record's timestamp, unix seconds."""
         return records.time(delivery)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._reader.closed
+
     async def close(self) -> None:
         """Stop reading; a pending `receive` returns."""
-        self._left(self)
         await self._reader.stop()

@@ -7,22 +7,23 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
+from aiokafka import TopicPartition as Native
 
 from . import log
-from .records import Fetched, KafkaDelivery, deliveries, offset_of
+from .cluster import FETCH_BYTES, STALE, TopicPartition
+from .lanes import offset_of
+from .records import Fetched, KafkaDelivery, deliveries
 from .security import connection
 from .wire import Wire, hang_up
 
 WAIT = 1.0  # seconds that a read waits for the first record
 SOME = 0.1  # or where partitions are left out, which may be wanted again soon
-STALE = 3.0  # seconds without an answer to any fetch after which the brokers are asked whether they are there
 LEAVE = 2.0  # seconds to leave the group and close connections
-FETCH_BYTES = 16 << 20  # of one answer, over all partitions
 JOIN_MARGIN = 10.0  # seconds by which a request outlives the longest that the group makes it wait
 
 MOST_IDLE = 3600.0  # seconds without a read after which the client leaves; a source is called once a second
-NOWHERE = TopicPartition("", -1)
+NOWHERE = Native("", -1)
 """A partition that nobody has: asking for it shows that we are alive and takes nothing."""
 
 
@@ -56,6 +57,12 @@ class Reader:
         """Whether it was stopped."""
         return self._closed.done()
 
+    def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Go on there."""
+        for tp, offset in offsets.items():
+            self._next[tp] = offset
+            self.consumer.seek(Native(*tp), offset)
+
     async def wait(self, event: asyncio.Event) -> bool:
         """Whether the event happens within a receive's time."""
         waiting = asyncio.ensure_future(event.wait())
@@ -65,14 +72,9 @@ class Reader:
             waiting.cancel()
         return event.is_set()
 
-    def seek(self, tp: TopicPartition, offset: int) -> None:
-        """Go on there."""
-        self._next[tp] = offset
-        self.consumer.seek(tp, offset)
-
     async def fetch(
         self, limit: int, wanted: Sequence[TopicPartition] | None
-    ) -> Mapping[TopicPartition, Sequence[KafkaDelivery]]:
+    ) -> Mapping[Native, Sequence[KafkaDelivery]]:
         """What is there of these partitions (None: of all), else what comes within a second at most.
 
         With `limit=0` nothing is taken; that we asked keeps the membership. Raises what the client raises.
@@ -82,44 +84,45 @@ class Reader:
         except UnicodeDecodeError:
             return await self._reread(limit, wanted)
         for tp, taken in batch.items():
-            self._next[tp] = offset_of(taken[-1]) + 1
+            self._next[TopicPartition(*tp)] = offset_of(taken[-1]) + 1
         return batch
 
     async def _reread(
         self, limit: int, wanted: Sequence[TopicPartition] | None
-    ) -> Mapping[TopicPartition, Sequence[KafkaDelivery]]:
+    ) -> Mapping[Native, Sequence[KafkaDelivery]]:
         """The same without the client, which chokes on a header's name and has lost what it took with it."""
-        batch: dict[TopicPartition, Sequence[KafkaDelivery]] = {}
-        for tp in self.consumer.assignment():
+        batch: dict[Native, Sequence[KafkaDelivery]] = {}
+        for native in self.consumer.assignment():
+            tp = TopicPartition(*native)
             if tp not in self._next:
                 continue
             offset = self._next[tp]
             if limit > 0 and (wanted is None or tp in wanted):
                 records, offset = await log.read(self._wire, tp, offset, limit)
                 if records:
-                    batch[tp] = deliveries(tp, records)
+                    batch[native] = deliveries(tp, records)
                     limit -= len(records)
-            self.seek(tp, offset)
+            self.seek({tp: offset})
         return batch
 
     async def _fetch(
         self, limit: int, wanted: Sequence[TopicPartition] | None
-    ) -> Mapping[TopicPartition, Sequence[KafkaDelivery]]:
+    ) -> Mapping[Native, Sequence[KafkaDelivery]]:
         fetcher: Any = self.consumer._fetcher
         if not isinstance(fetcher._records, Fetched):
             fetcher._records = Fetched(fetcher._records)
-        some = () if wanted is None else wanted or (NOWHERE,)
+        some = () if wanted is None else [Native(*tp) for tp in wanted] or (NOWHERE,)
         if limit <= 0:
             await self.consumer.getmany(NOWHERE, timeout_ms=0)
             return {}
         getmany: Any = self.consumer.getmany  # of what `Fetched` makes
-        batch: Mapping[TopicPartition, Sequence[KafkaDelivery]]
+        batch: Mapping[Native, Sequence[KafkaDelivery]]
         batch = await getmany(*some, timeout_ms=0, max_records=limit)
         if batch:
             return batch
         # Never cancelled while the client lives: it would count as reading for ever.
         wait = round(1000 * (WAIT if wanted is None else SOME))
-        asked: asyncio.Future[Mapping[TopicPartition, Sequence[KafkaDelivery]]]
+        asked: asyncio.Future[Mapping[Native, Sequence[KafkaDelivery]]]
         asked = asyncio.ensure_future(getmany(*some, timeout_ms=wait, max_records=limit))
         await self._first(asked, None)
         if asked.done():

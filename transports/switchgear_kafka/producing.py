@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from aiokafka import TopicPartition, codec
+from aiokafka import codec
 from aiokafka import errors as kafka
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
@@ -29,6 +29,7 @@ from switchgear.errors import (
     Unavailable,
 )
 
+from .cluster import Queues, Record, TopicPartition
 from .failures import CONNECT, failure, for_code
 from .wire import Wire
 
@@ -46,16 +47,6 @@ _TOO_LARGE: Final = (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeErr
 _ORPHANED: Final = (kafka.OutOfOrderSequenceNumber, kafka.UnknownProducerId, kafka.InvalidProducerEpoch,
                     kafka.InvalidProducerIdMapping)  # fmt: skip
 """The broker knows our sequence no more: a new producer id begins a new one."""
-
-
-class Record(msgspec.Struct, gc=False):
-    """One record for a partition."""
-
-    place: int
-    """Its index in the caller's batch."""
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
 
 
 class Batch(msgspec.Struct):
@@ -88,9 +79,7 @@ class Producer:
         self._sequences: dict[TopicPartition, int] = {}
         self._lock = asyncio.Lock()
 
-    async def send(
-        self, queues: dict[TopicPartition, deque[Record]], deadline: float
-    ) -> dict[int, int | TransportError]:
+    async def send(self, queues: Queues, deadline: float) -> dict[int, int | TransportError]:
         """Store what is queued for each partition, in order; by place the offset, or what happened instead.
 
         Once a batch of a partition failed, the rest of that partition is not stored.
@@ -257,7 +246,7 @@ class Producer:
             batch.error = found
 
     def _judge(
-        self, batch: Batch, queues: dict[TopicPartition, deque[Record]], single: set[TopicPartition],
+        self, batch: Batch, queues: Queues, single: set[TopicPartition],
         outcomes: dict[int, int | TransportError],
     ) -> None:  # fmt: skip
         """Note the outcomes of a batch, and what follows for the rest of its partition."""

@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from aiokafka.protocol.admin import ListGroupsRequest
-from aiokafka.protocol.metadata import MetadataRequest
-
 from switchgear.driver import Drift, Order, Resource, TopicInfo
 from switchgear.errors import ConfigurationError, Refused
 
+from .cluster import EARLIEST, LATEST, Cluster, Configured, existing
 from .positions import found as found_group
-from .topics import KEPT, POLICY, RETENTION, Configured, configure, create, grow, topic_config
-from .wire import EARLIEST, LATEST, Wire, raise_for
+from .topics import KEPT, POLICY, RETENTION, configure, create, grow
 
 GROUPS = 50  # groups that are asked about at once
 
 
-async def provision(wire: Wire, wanted: Sequence[Resource], apply: bool) -> list[Drift]:
+async def provision(cluster: Cluster, wanted: Sequence[Resource], apply: bool) -> list[Drift]:
     """Differences; with `apply` they are mended where that moves neither keys nor data.
 
     So partitions are added where no order is kept; none is ever taken away, and replicas are the operator's. Raises
@@ -26,49 +23,49 @@ async def provision(wire: Wire, wanted: Sequence[Resource], apply: bool) -> list
     """
     drifts: list[Drift] = []
     for resource in wanted:
-        drifts += await (_topic if resource.kind == "topic" else _group)(wire, resource, apply)
+        drifts += await (_topic if resource.kind == "topic" else _group)(cluster, resource, apply)
     return drifts
 
 
-async def _topic(wire: Wire, resource: Resource, apply: bool) -> list[Drift]:
-    name, tuning = resource.name, wire.settings.tuning
+async def _topic(cluster: Cluster, resource: Resource, apply: bool) -> list[Drift]:
+    name, tuning = resource.name, cluster.settings.tuning
     partitions = 1 if resource.order is Order.TOTAL else resource.partitions
     own = dict(KEPT) if resource.private else {}
     if resource.retention is not None:
         own[RETENTION] = str(round(resource.retention * 1000))
     if name in tuning.compacted:
         own[POLICY] = "compact"
-    tps = await wire.partitions(name, fresh=True)
+    tps = await cluster.partitions(name, fresh=True)
     if not tps:
         if apply:
-            await create(wire, name, partitions=partitions, config=own)
+            await create(cluster, name, partitions=partitions, config=own)
         return [Drift(resource=resource, field="exists", wanted=True, found=False, applied=apply)]
     drifts: list[Drift] = []
     if resource.order is Order.TOTAL and len(tps) > 1:
         raise Refused(
-            f"{wire.at}: total order takes a topic of one partition, and {name!r} has {len(tps)}: use another topic"
+            f"{cluster.at}: total order takes a topic of one partition, and {name!r} has {len(tps)}: use another topic"
         )
     if partitions is not None and len(tps) != partitions:
         more = apply and resource.order is Order.NONE and partitions > len(tps)
         if more:
-            await grow(wire, name, partitions)
+            await grow(cluster, name, partitions)
         drifts.append(Drift(resource=resource, field="partitions", wanted=partitions, found=len(tps), applied=more))
-    replicas = _replicas(wire, name)
+    replicas = await cluster.replicas(name)
     if tuning.replication is not None and replicas != tuning.replication:
         drifts.append(
             Drift(resource=resource, field="replication", wanted=tuning.replication, found=replicas, applied=False)
         )
     if own:
-        drifts += await _config(wire, resource, own, apply)
+        drifts += await _config(cluster, resource, own, apply)
     return drifts
 
 
-async def _config(wire: Wire, resource: Resource, own: Mapping[str, str], apply: bool) -> list[Drift]:
-    there = await topic_config(wire, resource.name)
+async def _config(cluster: Cluster, resource: Resource, own: Mapping[str, str], apply: bool) -> list[Drift]:
+    there = await cluster.topic_config(resource.name)
     nothing = Configured(None, False)
     differ = {name: value for name, value in own.items() if there.get(name, nothing).value != value}
     if differ and apply:
-        await configure(wire, resource.name, dict(differ))
+        await configure(cluster, resource.name, differ)
     drifts: list[Drift] = []
     for name, value in differ.items():
         before = there.get(name, nothing).value
@@ -82,38 +79,32 @@ async def _config(wire: Wire, resource: Resource, own: Mapping[str, str], apply:
     return drifts
 
 
-def _replicas(wire: Wire, topic: str) -> int:
-    return len(wire.client.cluster._partitions[topic][0].replicas)
-
-
-async def _group(wire: Wire, resource: Resource, apply: bool) -> list[Drift]:
+async def _group(cluster: Cluster, resource: Resource, apply: bool) -> list[Drift]:
     if resource.topic is None:
         raise ConfigurationError(f"group {resource.name!r} is to be made without saying of which topic")
-    tps = await (wire.existing if apply else wire.partitions)(resource.topic)
-    if await wire.committed(resource.name, tps):
+    tps = await existing(cluster, resource.topic) if apply else await cluster.partitions(resource.topic)
+    if await cluster.committed(resource.name, tps):
         return []
     if apply:
-        await found_group(wire, resource.name, tps, resource.start)
+        await found_group(cluster, resource.name, tps, resource.start)
     return [Drift(resource=resource, field="exists", wanted=True, found=False, applied=apply)]
 
 
-async def topics(wire: Wire, prefix: str) -> list[TopicInfo]:
+async def topics(cluster: Cluster, prefix: str) -> list[TopicInfo]:
     """Topics whose names begin so, with the messages that they hold and the groups that have a position in them."""
 
-    async def names() -> list[str]:
-        response = await wire.client.send(wire.anyone(), MetadataRequest(None, False))
-        return [name for _, name, internal, _ in response.topics if name.startswith(prefix) and not internal]
-
-    found = sorted(await wire.insist(names, "its topics"))
-    tps = {name: await wire.partitions(name) for name in found}
+    found = sorted(name for name in await cluster.names() if name.startswith(prefix))
+    tps = {name: await cluster.partitions(name) for name in found}
     every = [tp for some in tps.values() for tp in some]
-    first = await wire.offsets(dict.fromkeys(every, EARLIEST))
-    last = await wire.offsets(dict.fromkeys(every, LATEST))
+    first = await cluster.offsets(dict.fromkeys(every, EARLIEST))
+    last = await cluster.offsets(dict.fromkeys(every, LATEST))
     readers: dict[str, set[str]] = {name: set() for name in found}
-    groups = await _groups(wire)
+    groups = await cluster.groups()
     for n in range(0, len(groups), GROUPS):
         some = groups[n : n + GROUPS]
-        for group, committed in zip(some, await asyncio.gather(*(wire.committed(g, every) for g in some)), strict=True):
+        for group, committed in zip(
+            some, await asyncio.gather(*(cluster.committed(g, every) for g in some)), strict=True
+        ):
             for tp in committed:
                 readers[tp.topic].add(group)
     return [
@@ -122,15 +113,3 @@ async def topics(wire: Wire, prefix: str) -> list[TopicInfo]:
         )
         for name in found
     ]
-
-
-async def _groups(wire: Wire) -> list[str]:
-    async def ask() -> list[str]:
-        found: set[str] = set()
-        for broker in wire.client.cluster.brokers():
-            response = await wire.client.send(broker.nodeId, ListGroupsRequest())
-            raise_for(response.error_code, "its groups")
-            found.update(name for name, *_ in response.groups)
-        return sorted(found)
-
-    return await wire.insist(ask, "its groups")

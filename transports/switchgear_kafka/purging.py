@@ -11,10 +11,10 @@ import time
 from collections import defaultdict
 from collections.abc import Collection
 
-from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.protocol.admin import DeleteRecordsRequest
 
+from .cluster import TopicPartition
 from .failures import CONNECT
 from .wire import Wire, by_topic
 

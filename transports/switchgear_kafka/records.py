@@ -5,31 +5,17 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord
+from aiokafka import TopicPartition as Native
 from aiokafka.consumer.fetcher import FetchResult
 
-from switchgear.driver import Delivery, Headers, Outgoing
+from switchgear.driver import Delivery, Headers
 
-CONTENT_TYPE: Final = "content-type"
-ACTED_ON: Final = frozenset(
-    f"{prefix}{name}"
-    for prefix in ("ce_", "ce-")
-    for name in (
-        "expirytime", "replyto", "sgattempt", "sgdue", "sgfirstfailure", "sgreason", "sgtarget", "specversion",
-    )
-)  # fmt: skip
-"""Attributes on which the core acts before the handler: messages without one are not marked."""
-KNOWN: Final = b"1.0"
-"""The version of CloudEvents that is no reason to look; no other of these attributes has such a value alone."""
-
-
-def written(message: Outgoing) -> Headers:
-    """The headers of the record for a message; the message's own list where there is nothing to add."""
-    if message.media is None:
-        return message.headers
-    return [*message.headers, (CONTENT_TYPE, message.media)]
+from .cluster import TopicPartition
+from .headers import ACTED_ON, CONTENT_TYPE, KNOWN
+from .lanes import offset_of
 
 
 class Parsed(Protocol):
@@ -71,16 +57,16 @@ class KafkaDelivery(Delivery, gc=False):
         )  # fmt: skip
 
 
-Maker: TypeAlias = Callable[[TopicPartition, Parsed], KafkaDelivery]
+Maker: TypeAlias = Callable[[Native, Parsed], KafkaDelivery]
 
 
-def maker(tp: TopicPartition) -> Maker:
+def maker(tp: Native) -> Maker:
     """What makes deliveries of a partition's records; their tokens are (place, offset), their lane is the place."""
     topic, partition = tp
-    place = place_of(tp)
+    place = f"{topic}/{partition}"
     acted_on, content_type, make = ACTED_ON, CONTENT_TYPE, KafkaDelivery
 
-    def delivery(_: TopicPartition, record: Parsed) -> KafkaDelivery:
+    def delivery(_: Native, record: Parsed) -> KafkaDelivery:
         media: bytes | None = None
         marked = False
         written = tuple(record.headers)
@@ -97,10 +83,10 @@ def maker(tp: TopicPartition) -> Maker:
     return delivery
 
 
-class Fetched(OrderedDict[TopicPartition, Any]):
+class Fetched(OrderedDict[Native, Any]):
     """What the client has fetched and not handed out: of what its parser makes it hands out deliveries."""
 
-    def __setitem__(self, tp: TopicPartition, result: Any) -> None:
+    def __setitem__(self, tp: Native, result: Any) -> None:
         if isinstance(result, FetchResult):
             result._partition_records._consumer_record = maker(tp)
         super().__setitem__(tp, result)
@@ -108,19 +94,9 @@ class Fetched(OrderedDict[TopicPartition, Any]):
 
 def deliveries(tp: TopicPartition, records: Iterable[Parsed]) -> list[KafkaDelivery]:
     """The same for records that were read without a consumer."""
-    make = maker(tp)
-    return [make(tp, record) for record in records]
-
-
-def place_of(tp: TopicPartition) -> str:
-    """Topic and partition, in a delivery's token."""
-    return f"{tp.topic}/{tp.partition}"
-
-
-def offset_of(delivery: Delivery) -> int:
-    """From its token."""
-    _, offset = cast("tuple[str, int]", delivery.token)
-    return offset
+    native = Native(*tp)
+    make = maker(native)
+    return [make(native, record) for record in records]
 
 
 def _ours(delivery: Delivery) -> KafkaDelivery:

@@ -17,16 +17,13 @@ from contextlib import suppress
 from typing import Final
 
 import msgspec
-from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka import errors as kafka
 
-from switchgear.driver import Row
-from switchgear.errors import Refused, TransportError, Unsupported
+from switchgear.driver import Delivery, Row
+from switchgear.errors import TransportError, Unsupported
 
-from . import log
-from .producing import Producer, Record
+from .cluster import EARLIEST, Cluster, OutOfRange, Producer, Record, TopicPartition
+from .lanes import offset_of
 from .topics import create
-from .wire import EARLIEST, Wire
 
 REPAIRS = 3  # rounds of telling rows again, each of which others may disturb
 PAUSE = 0.01  # seconds before what was just stored is asked for again
@@ -62,12 +59,12 @@ class Rows:
         revision, value = self.found.get(name, (0, None))
         return 0 if value is None else revision
 
-    def apply(self, record: ConsumerRecord) -> None:
+    def apply(self, record: Delivery) -> None:
         """Go on by one record; what is none of ours is passed over."""
-        if record.key is None or record.value is None:
+        if record.key is None or record.body is None:
             return
         try:
-            name, entry = record.key.decode(), msgspec.json.decode(record.value, type=Entry)
+            name, entry = record.key.decode(), msgspec.json.decode(record.body, type=Entry)
         except (UnicodeDecodeError, msgspec.DecodeError):
             return
         before = self.found.get(name)
@@ -76,8 +73,9 @@ class Rows:
         else:
             counts = before is None or entry.expect is None or entry.expect == self.live(name)
         if counts:
-            self.found[name] = (record.offset + 1 if entry.revision is None else entry.revision, entry.value)
-            self._decided[name] = record.offset
+            offset = offset_of(record)
+            self.found[name] = (offset + 1 if entry.revision is None else entry.revision, entry.value)
+            self._decided[name] = offset
             self.stale.discard(name)
         else:
             self.stale.add(name)
@@ -86,9 +84,9 @@ class Rows:
 class LogRegistry:
     """The registry of one cluster."""
 
-    def __init__(self, wire: Wire, producer: Producer) -> None:
-        self._wire, self._producer = wire, producer
-        self._tp = TopicPartition(wire.settings.tuning.registry, 0)
+    def __init__(self, cluster: Cluster, producer: Producer) -> None:
+        self._cluster, self._producer = cluster, producer
+        self._tp = TopicPartition(cluster.settings.tuning.registry, 0)
         self._rows = Rows()
         self._next: int | None = None
         """The offset to read on from; None: from the beginning."""
@@ -107,7 +105,7 @@ class LogRegistry:
     async def write(self, name: str, value: bytes | None, *, expect: int | None, ttl: float | None) -> int | None:
         """Append a write and read what came before it. Raises Unsupported with a `ttl`: a log has no clock."""
         if ttl is not None:
-            raise Unsupported(f"{self._wire.at}: rows of a compacted topic do not expire")
+            raise Unsupported(f"{self._cluster.at}: rows of a compacted topic do not expire")
         async with self._lock:
             await self._catch_up()
             live = self._rows.live(name)
@@ -125,7 +123,7 @@ class LogRegistry:
 
     async def _catch_up(self, least: int = 0) -> None:
         """Read to the end of the log, which is at `least` there, and mend what compaction would get wrong."""
-        if not await self._wire.partitions(self._tp.topic):
+        if not await self._cluster.partitions(self._tp.topic):
             self._rows, self._next = Rows(), None
             return
         end = await self._read(least)
@@ -143,11 +141,9 @@ class LogRegistry:
         while True:
             try:
                 if self._next is None:
-                    self._next = (await self._wire.offsets({self._tp: EARLIEST}))[self._tp]
-                records, self._next = await log.read(self._wire, self._tp, self._next)
-            except Refused as error:
-                if not isinstance(error.__cause__, kafka.OffsetOutOfRangeError):
-                    raise
+                    self._next = (await self._cluster.offsets({self._tp: EARLIEST}))[self._tp]
+                records, self._next = await self._cluster.read(self._tp, self._next)
+            except OutOfRange:
                 self._rows, self._next = Rows(), None  # the topic was made anew
                 continue
             for record in records:
@@ -159,10 +155,10 @@ class LogRegistry:
 
     async def _append(self, name: str, entry: Entry) -> int:
         """The offset of the new record. Raises the error of a publish."""
-        if not await self._wire.partitions(self._tp.topic):
-            await create(self._wire, self._tp.topic, partitions=1, config=CONFIG)
+        if not await self._cluster.partitions(self._tp.topic):
+            await create(self._cluster, self._tp.topic, partitions=1, config=CONFIG)
         record = Record(0, name.encode(), msgspec.json.encode(entry), [])
-        outcome = (await self._producer.send({self._tp: deque([record])}, self._wire.soon()))[0]
+        outcome = (await self._producer.send({self._tp: deque([record])}, self._cluster.soon()))[0]
         if isinstance(outcome, TransportError):
             raise outcome
         return outcome

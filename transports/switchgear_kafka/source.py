@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
-import msgspec
-from aiokafka import TopicPartition
+from aiokafka import TopicPartition as Native
 from aiokafka import errors as kafka
 from aiokafka.abc import ConsumerRebalanceListener
 
@@ -16,69 +14,56 @@ from switchgear.driver import Capabilities, Delivery, Fence, Headers, Revoked, S
 from switchgear.errors import Lost, MaybeSent, TransportError, Unavailable
 
 from . import records
+from .aiokafka_cluster import GONE, AiokafkaCluster
+from .cluster import EARLIEST, JOIN, LATEST, Committed, TopicPartition, existing, lane
 from .consumers import Reader
 from .failures import CONNECT, failure
+from .lanes import Lanes
 from .positions import found, known, resume
 from .purging import Purge
-from .wire import EARLIEST, LATEST, Committed, Member, Wire
+from .wire import NOBODY, Member
 
-JOIN = 60.0  # seconds to be given partitions, beside what the group's other members take for theirs
 ENDING = 1.0  # seconds that a client may take to connect whose source is not wanted any more
-
-_GONE: Final = (kafka.UnknownMemberIdError, kafka.IllegalGenerationError, kafka.RebalanceInProgressError)
-"""The group has gone on without us."""
-
-
-class Lane(msgspec.Struct):
-    """A partition for as long as it is assigned."""
-
-    name: str
-    tp: TopicPartition
-    place: str
-    member: Member
-    note: str
 
 
 class GroupSource(ConsumerRebalanceListener):
     """One member of a consumer group. Also Trimming."""
 
     def __init__(
-        self, wire: Wire, capabilities: Capabilities, subscription: Subscription, revoked: Revoked,
-        left: Callable[[GroupSource], None],
-    ) -> None:  # fmt: skip
+        self, cluster: AiokafkaCluster, capabilities: Capabilities, subscription: Subscription, revoked: Revoked
+    ) -> None:
         assert subscription.group is not None
-        self.capabilities = replace(capabilities, revoke_within=wire.settings.tuning.rebalance)
-        self._wire, self._subscription, self._revoked, self._left = wire, subscription, revoked, left
+        self.capabilities = replace(capabilities, revoke_within=cluster.settings.tuning.rebalance)
+        self._cluster, self._wire = cluster, cluster.wire
+        self._subscription, self._revoked = subscription, revoked
         self._group = subscription.group
-        self._reader = Reader(wire, self._group, subscription.lease)
+        self._reader = Reader(cluster.wire, self._group, subscription.lease)
         self._consumer = self._reader.consumer
-        self._lanes: dict[str, Lane] = {}
-        self._current: dict[TopicPartition, Lane] = {}
+        self._lanes = Lanes(self._at)
+        self._member = NOBODY
+        """In whose name the lanes were assigned."""
         self._known: set[str] = set()
         self._trimmed: dict[str, int] = {}
         self._steady = asyncio.Event()
         """Set while no rebalance is under way."""
         self._failure: Exception | None = None
         """Why this source can't go on."""
-        self._epoch = 0
-        """How often partitions were assigned."""
-        self._committing = asyncio.Lock()
-        self._purge = Purge(wire, subscription.own)
+        self._purge = Purge(cluster.wire, subscription.own)
 
     # ---- joining --------------------------------------------------------------------------------------------------
 
     async def join(self) -> None:
         """Return when partitions are assigned and the positions of all are committed. Raises TransportError."""
-        wire, topics = self._wire, list(self._subscription.topics)
-        tps = [tp for topic in topics for tp in await wire.existing(topic)]
-        await found(wire, self._group, tps, self._subscription.start)
-        self._known.update(await known(wire, self._group, tps))
+        cluster, topics = self._cluster, list(self._subscription.topics)
+        tps = [tp for topic in topics for tp in await existing(cluster, topic)]
+        await found(cluster, self._group, tps, self._subscription.start)
+        self._known.update(await known(cluster, self._group, tps))
         consumer = self._consumer
         consumer.subscribe(topics, listener=self)
         starting = asyncio.ensure_future(consumer.start())
         steady = asyncio.ensure_future(self._steady.wait())
         loop = asyncio.get_running_loop()
-        until = loop.time() + JOIN + wire.settings.tuning.rebalance + self._subscription.lease
+        until = loop.time() + JOIN + cluster.settings.tuning.rebalance + self._subscription.lease
         try:
             while not (starting.done() and steady.done()):
                 pending = [task for task in (starting, steady) if not task.done()]
@@ -102,50 +87,44 @@ class GroupSource(ConsumerRebalanceListener):
 
     @property
     def _at(self) -> str:
-        return f"{self._wire.at}: group {self._group!r}"
+        return f"{self._cluster.at}: group {self._group!r}"
 
-    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:  # noqa: ARG002
+    async def on_partitions_revoked(self, revoked: Collection[Native]) -> None:  # noqa: ARG002
         """A rebalance begins: all that is ours is settled, and given up. Called by the client."""
         self._steady.clear()
-        if not self._lanes:
+        names = list(self._lanes.by_name)
+        if not names:
             return
-        names = list(self._lanes)
-        lost = self._member() != next(iter(self._lanes.values())).member
+        lost = self._now() != self._member
         if lost:
-            self._forget()
+            self._lanes.forget()
         try:
             await self._revoked(names, lost)
         except Exception as error:  # noqa: BLE001  (the client would only log it)
             self._fail(error)
         finally:
-            self._forget()
+            self._lanes.forget()
 
-    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+    async def on_partitions_assigned(self, assigned: Collection[Native]) -> None:
         """A rebalance ends: partitions are ours, and it is known where to go on. Called by the client."""
+        member = self._now()
+
+        async def commit(offsets: Mapping[TopicPartition, Committed]) -> None:
+            for error in (await self._wire.commit(self._group, member, offsets)).values():
+                raise error(self._group)
+
         try:
-            member = self._member()
-            self._epoch += 1
-            begun = await resume(
-                self._wire, self._group, member, sorted(assigned), self._subscription.start, self._known
-            )  # fmt: skip
-            self._known.update(tp.topic for tp in assigned)
-            for tp, committed in begun.items():
-                self._open(tp, member, committed)
+            tps = [TopicPartition(*tp) for tp in sorted(assigned)]
+            begun = await resume(self._cluster, self._group, tps, self._subscription.start, self._known, commit)
+            self._known.update(tp.topic for tp in tps)
+            self._member = member
+            self._lanes.open(begun)
+            self._reader.seek({tp: committed.offset for tp, committed in begun.items()})
             self._steady.set()
-        except _GONE:
+        except GONE:
             pass  # the next rebalance is under way
         except Exception as error:  # noqa: BLE001  (the client would only log it)
             self._fail(error)
-
-    def _open(self, tp: TopicPartition, member: Member, committed: Committed) -> None:
-        place = records.place_of(tp)
-        lane = Lane(f"{place}#{self._epoch}", tp, place, member, committed.note)
-        self._lanes[lane.name] = self._current[tp] = lane
-        self._reader.seek(tp, committed.offset)
-
-    def _forget(self) -> None:
-        self._lanes.clear()
-        self._current.clear()
 
     def _fail(self, error: Exception) -> None:
         """What happened inside the client's call is told by the next `receive`."""
@@ -154,7 +133,7 @@ class GroupSource(ConsumerRebalanceListener):
         self._failure = error
         self._steady.set()
 
-    def _member(self) -> Member:
+    def _now(self) -> Member:
         coordinator = self._consumer._coordinator
         return Member(coordinator.generation, coordinator.member_id)
 
@@ -169,7 +148,7 @@ class GroupSource(ConsumerRebalanceListener):
         if not self._steady.is_set() and not await self._reader.wait(self._steady):
             await self._alive()
             return []
-        wanted = [lane.tp for lane in self._lanes.values() if lane.name not in held] if held else None
+        wanted = [one.tp for one in self._lanes.current.values() if one.name not in held] if held else None
         try:
             batch = await self._reader.fetch(limit, wanted)
         except kafka.OffsetOutOfRangeError as error:
@@ -182,9 +161,9 @@ class GroupSource(ConsumerRebalanceListener):
         await self._purge.run()
         out: list[Delivery] = []
         for tp, fetched in batch.items():
-            lane = self._current.get(tp)
-            if lane is not None:
-                name = lane.name
+            ours = self._lanes.current.get(TopicPartition(*tp))
+            if ours is not None:
+                name = ours.name
                 for delivery in fetched:
                     delivery.lane = name
                 out += fetched
@@ -193,18 +172,18 @@ class GroupSource(ConsumerRebalanceListener):
     async def _out_of_range(self, error: kafka.OffsetOutOfRangeError) -> None:
         """Retention took what the group had not read, or the topic is another one: go on with the oldest there is."""
         positions: Mapping[TopicPartition, int] = error.args[0]
-        first = await self._wire.offsets(dict.fromkeys(positions, EARLIEST))
-        last = await self._wire.offsets(dict.fromkeys(positions, LATEST))
+        first = await self._cluster.offsets(dict.fromkeys(positions, EARLIEST))
+        last = await self._cluster.offsets(dict.fromkeys(positions, LATEST))
         for tp, position in positions.items():
-            lane = self._current.get(tp)
-            if lane is None:
+            ours = self._lanes.current.get(tp)
+            if ours is None:
                 continue
             if position <= last[tp]:
                 taken = max(0, first[tp] - position)
                 self._trimmed[tp.topic] = self._trimmed.get(tp.topic, 0) + taken
-                self._reader.seek(tp, max(first[tp], position))
+                self._reader.seek({tp: max(first[tp], position)})
                 continue
-            await self._wire.commit(self._group, lane.member, {tp: Committed(first[tp], lane.note)})
+            await self._wire.commit(self._group, self._member, {tp: Committed(first[tp], ours.note)})
             raise Lost(
                 f"{self._at}: {tp.topic!r}, partition {tp.partition} ends at {last[tp]}, before our position "
                 f"{position}: the topic was made anew or lost its end; going on with its oldest message"
@@ -223,45 +202,10 @@ class GroupSource(ConsumerRebalanceListener):
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         """Commit watermarks in the name under which their partitions were assigned; Lost for any other partition."""
-        outcomes: list[TransportError | None] = [None] * len(batch)
-        async with self._committing:
-            offsets: dict[TopicPartition, Committed] = {}
-            members: set[Member] = set()
-            for n, settlement in enumerate(batch):
-                lane = self._lanes.get(settlement.delivery.lane)
-                if lane is None:
-                    outcomes[n] = Lost(f"{self._at}: {settlement.delivery.lane} is no longer assigned to us")
-                    continue
-                members.add(lane.member)
-                before = offsets.get(lane.tp)
-                offset = records.offset_of(settlement.delivery) + 1
-                if before is None or offset >= before.offset:
-                    offsets[lane.tp] = Committed(offset, settlement.note)
-            if not offsets:
-                return outcomes
-            refused = await self._commit(members.pop(), offsets)
-            for n, settlement in enumerate(batch):
-                lane = self._lanes.get(settlement.delivery.lane)
-                if outcomes[n] is not None:
-                    continue
-                error = refused.get(lane.tp) if lane is not None else kafka.IllegalGenerationError
-                if error is None:
-                    assert lane is not None
-                    lane.note = offsets[lane.tp].note
-                    self._purge.settled(lane.tp, offsets[lane.tp].offset)
-                elif issubclass(error, _GONE):
-                    outcomes[n] = Lost(f"{self._at}: {settlement.delivery.lane} was taken from us")
-                else:
-                    outcomes[n] = self._refusal(settlement, error)
-        return outcomes
+        return await self._lanes.settle(batch, self._commit)
 
-    def _refusal(self, settlement: Settlement, error: type[kafka.KafkaError]) -> TransportError:
-        found = failure(f"{self._at}: {settlement.delivery.lane}", error())
-        return found if isinstance(found, TransportError) else MaybeSent(str(found))
-
-    async def _commit(
-        self, member: Member, offsets: Mapping[TopicPartition, Committed]
-    ) -> dict[TopicPartition, type[kafka.KafkaError]]:
+    async def _commit(self, offsets: Mapping[TopicPartition, Committed]) -> Mapping[TopicPartition, TransportError]:
+        member = self._member
         refused = dict(await self._wire.commit(self._group, member, offsets))
         long = [tp for tp, error in refused.items() if issubclass(error, kafka.OffsetMetadataTooLargeError)]
         if long:  # the note is of less worth than the position: what is finished ahead is then handled again
@@ -270,22 +214,30 @@ class GroupSource(ConsumerRebalanceListener):
             refused.update(await self._wire.commit(
                 self._group, member, {tp: Committed(offsets[tp].offset, "") for tp in long}
             ))  # fmt: skip
-        return refused
+        for tp, committed in offsets.items():
+            if tp not in refused:
+                self._purge.settled(tp, committed.offset)
+        return {tp: self._refusal(tp, error) for tp, error in refused.items()}
+
+    def _refusal(self, tp: TopicPartition, error: type[kafka.KafkaError]) -> TransportError:
+        if issubclass(error, GONE):
+            return Lost(f"{self._at}: {lane(tp)} was taken from us")
+        found = failure(f"{self._at}: {lane(tp)}", error())
+        return found if isinstance(found, TransportError) else MaybeSent(str(found))
 
     async def assign(self, topics: Mapping[str, Fence | None]) -> None:
         """Read these topics from now on; the group rebalances."""
         wanted = set(topics)
         if wanted == set(self._consumer.subscription()):
             return
-        tps = [tp for topic in topics for tp in await self._wire.existing(topic)]
-        self._known.update(await known(self._wire, self._group, tps))
+        tps = [tp for topic in topics for tp in await existing(self._cluster, topic)]
+        self._known.update(await known(self._cluster, self._group, tps))
         self._steady.clear()
         self._consumer.subscribe(list(wanted), listener=self)
 
     def note(self, lane: str) -> str:
         """What was committed with the lane's position."""
-        found = self._lanes.get(lane)
-        return found.note if found is not None else ""
+        return self._lanes.note(lane)
 
     def headers(self, delivery: Delivery) -> Headers:
         """As they were sent, without the content type."""
@@ -301,8 +253,12 @@ class GroupSource(ConsumerRebalanceListener):
 
     # ---- leaving --------------------------------------------------------------------------------------------------
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._reader.closed
+
     async def close(self) -> None:
         """Leave the group; a pending `receive` returns."""
-        self._forget()
-        self._left(self)
+        self._lanes.forget()
         await self._reader.stop()

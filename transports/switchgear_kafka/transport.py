@@ -6,8 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from aiokafka import TopicPartition
-
 from switchgear.driver import (
     Capabilities,
     Delivery,
@@ -28,15 +26,11 @@ from switchgear.emulate.partitions import murmur2
 from switchgear.errors import NotFound, NotSent, Refused, TransportError
 
 from . import admin, provisioning
-from .broadcast import BroadcastSource
+from .cluster import Engine, Queues, Reader, Record, TopicPartition
+from .headers import written
 from .probing import probe
-from .producing import Producer, Record
-from .records import written
 from .registry import LogRegistry
-from .source import GroupSource
 from .topics import KEPT, REPLIES, create
-from .tuning import Settings
-from .wire import Wire
 
 CAPABILITIES = Capabilities(
     settling=Settling.CUMULATIVE,
@@ -57,19 +51,17 @@ CAPABILITIES = Capabilities(
     revoke_within=30.0,
 )
 HASHES = 100_000  # keys whose hash is remembered
-Source = GroupSource | BroadcastSource
 
 
 class KafkaTransport:
     """A Kafka cluster. Also Registry, Seekable, Lagged, Browsable, Provisioner."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.capabilities = CAPABILITIES
-        self._settings = settings
-        self._wire = Wire(settings)
-        self._producer = Producer(self._wire)
-        self._registry = LogRegistry(self._wire, self._producer)
-        self._sources: set[Source] = set()
+    def __init__(self, engine: Engine) -> None:
+        self.capabilities = engine.adapted(CAPABILITIES)
+        self.cluster = engine.cluster
+        self._engine = engine
+        self._registry = LogRegistry(engine.cluster, engine.producer)
+        self._sources: set[Reader] = set()
         self._hashes: dict[bytes, int] = {}
         self._turn = 0
 
@@ -78,19 +70,30 @@ class KafkaTransport:
 
         Raises Unavailable, Refused (password, rights) or ConfigurationError (TLS, mechanism, a broker that is too old).
         """
-        await self._wire.connect(deadline)
-        self.capabilities = await probe(self._wire, CAPABILITIES)
+        await self.cluster.connect(deadline)
+        self.capabilities = await probe(self.cluster, self._engine.adapted(CAPABILITIES))
 
     # ---- sending --------------------------------------------------------------------------------------------------
 
     async def send(self, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         """Store the batch: a key's messages in the partition that every client of Kafka finds by it."""
         outcomes: list[TransportError | None] = [None] * len(batch)
+        queues = await self.split(batch, outcomes)
+        if queues:
+            if linger := self.cluster.settings.tuning.linger:
+                await asyncio.sleep(linger)
+            for n, outcome in (await self._engine.producer.send(queues, deadline)).items():
+                if isinstance(outcome, TransportError):
+                    outcomes[n] = outcome
+        return outcomes
+
+    async def split(self, batch: Sequence[Outgoing], outcomes: list[TransportError | None]) -> Queues:
+        """Each message to its partition; those that can't be stored get their outcome."""
         counts: dict[str, int | TransportError] = {}
         for m in batch:
             if m.topic not in counts:
                 counts[m.topic] = await self._partitions(m)
-        queues: dict[TopicPartition, deque[Record]] = {}
+        queues: Queues = {}
         places: dict[tuple[str, int], deque[Record]] = {}  # the same, by what is cheaper to make
         failed: set[tuple[str, bytes]] = set()
         limit, hashes = self.capabilities.body, self._hashes
@@ -120,24 +123,17 @@ class KafkaTransport:
             if queue is None:
                 queue = places[place] = queues[TopicPartition(*place)] = deque()
             queue.append(Record(n, key, body, written(m)))
-        if queues:
-            if self._settings.tuning.linger:
-                await asyncio.sleep(self._settings.tuning.linger)
-            for n, outcome in (await self._producer.send(queues, deadline)).items():
-                if isinstance(outcome, TransportError):
-                    outcomes[n] = outcome
-        return outcomes
+        return queues
 
     async def _partitions(self, m: Outgoing) -> int | TransportError:
         """How many partitions the message's topic has; a private topic is made at its first message."""
-        known = self._wire.client.cluster.partitions_for_topic(m.topic)
-        if known:
-            return len(known)
+        if known := self.cluster.known(m.topic):
+            return known
         try:
-            tps = await self._wire.partitions(m.topic)
+            tps = await self.cluster.partitions(m.topic)
             if not tps and m.private:
-                await create(self._wire, m.topic, config=KEPT)
-                tps = await self._wire.partitions(m.topic)
+                await create(self.cluster, m.topic, config=KEPT)
+                tps = await self.cluster.partitions(m.topic)
         except Refused as error:
             return error
         if not tps:
@@ -161,25 +157,22 @@ class KafkaTransport:
         return found
 
     def _where(self, m: Outgoing) -> str:
-        return f"{self._wire.at}: {m.topic!r}"
+        return f"{self.cluster.at}: {m.topic!r}"
 
     # ---- subscribing ----------------------------------------------------------------------------------------------
 
-    async def subscribe(self, subscription: Subscription, revoked: Revoked) -> Source:
+    async def subscribe(self, subscription: Subscription, revoked: Revoked) -> Reader:
         """Join, giving a new group its positions. Raises Unavailable, Refused, NotFound for a topic that is missing."""
         for topic in subscription.topics:
-            tps = await self._wire.partitions(topic)
+            tps = await self.cluster.partitions(topic)
             if not tps and subscription.private:
-                await create(self._wire, topic, config=REPLIES if subscription.group is None else KEPT)
+                await create(self.cluster, topic, config=REPLIES if subscription.group is None else KEPT)
             elif subscription.order is Order.TOTAL and len(tps) > 1:
                 raise Refused(
-                    f"{self._wire.at}: total order takes a topic of one partition, and {topic!r} has {len(tps)}"
+                    f"{self.cluster.at}: total order takes a topic of one partition, and {topic!r} has {len(tps)}"
                 )
-        source: Source
-        if subscription.group is None:
-            source = BroadcastSource(self._wire, self.capabilities, subscription, self._sources.discard)
-        else:
-            source = GroupSource(self._wire, self.capabilities, subscription, revoked, self._sources.discard)
+        source = self._engine.reader(self.capabilities, subscription, revoked)
+        self._sources = {one for one in self._sources if not one.closed}
         self._sources.add(source)
         try:
             await source.join()
@@ -191,7 +184,7 @@ class KafkaTransport:
     async def close(self) -> None:
         """Leave every group and close every connection."""
         await asyncio.gather(*(source.close() for source in list(self._sources)))
-        await self._wire.close()
+        await self._engine.close()
 
     # ---- optional protocols: see `registry`, `admin`, `provisioning` ----------------------------------------------
 
@@ -205,20 +198,20 @@ class KafkaTransport:
 
     async def seek(self, topic: str, group: str, to: Start | str) -> None:
         """Seekable: a position is a partition and an offset in it, and moves that partition alone."""
-        await admin.seek(self._wire, topic, group, to)
+        await admin.seek(self.cluster, topic, group, to)
 
     async def lag(self, topics: Sequence[str], group: str) -> Mapping[str, int]:
         """Lagged: by partition; a topic that the group does not read is left out."""
-        return await admin.lag(self._wire, topics, group)
+        return await admin.lag(self.cluster, topics, group)
 
     def browse(self, topic: str, start: Start, end: float | None) -> AsyncIterator[tuple[Delivery, Headers]]:
         """Browsable: what the topic holds, by time."""
-        return admin.browse(self._wire, topic, start, end)
+        return admin.browse(self.cluster, topic, start, end)
 
     async def provision(self, wanted: Sequence[Resource], apply: bool) -> Sequence[Drift]:
         """Provisioner: topics with partitions, replication and retention, groups with their start."""
-        return await provisioning.provision(self._wire, wanted, apply)
+        return await provisioning.provision(self.cluster, wanted, apply)
 
     async def topics(self, prefix: str) -> Sequence[TopicInfo]:
         """Provisioner: the topics that are there."""
-        return await provisioning.topics(self._wire, prefix)
+        return await provisioning.topics(self.cluster, prefix)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from switchgear.errors import ConfigurationError, TransportNotFound
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .tokens import Tokens
 
 PORT = 9092
+CLIENTS: Final = {"aiokafka": "aiokafka", "confluent": "confluent_kafka"}
+"""The clients, and the modules that they are."""
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 
 
@@ -66,6 +68,7 @@ class Settings:
     sasl: str | None = None
     token_file: str | None = None
     tokens: Tokens | None = field(default=None, repr=False, compare=False)
+    client: str = "aiokafka"
     tuning: KafkaTuning = KafkaTuning()
 
     @property
@@ -87,13 +90,24 @@ def open_transport(scheme: str, url: SplitResult, tuning: Sequence[object]) -> T
     for given in tuning:
         if isinstance(given, KafkaTuning):
             settings = replace(settings, tuning=check(given, settings.address))
+    return _opened(scheme, settings)
+
+
+def _opened(scheme: str, settings: Settings) -> Transport:
+    """Import the engine that is asked for, and no other."""
     try:
-        from .transport import KafkaTransport
+        if settings.client == "confluent":
+            from .confluent.transport import opened
+        else:
+            from .aiokafka_engine import opened
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "aiokafka":
+        if (error.name or "").partition(".")[0] not in CLIENTS.values():
             raise
-        raise TransportNotFound(f"{scheme}:// needs the Kafka client: pip install 'switchgear[kafka]'") from error
-    return KafkaTransport(settings)
+        extra = "kafka" if settings.client == "aiokafka" else f"kafka-{settings.client}"
+        raise TransportNotFound(
+            f"{scheme}:// with client={settings.client} needs that client: pip install 'switchgear[{extra}]'"
+        ) from error
+    return opened(settings)
 
 
 def parse(url: SplitResult) -> Settings:
@@ -123,8 +137,9 @@ def parse(url: SplitResult) -> Settings:
         elif name in texts:
             own[name] = value
         elif name == "client":
-            if value != "aiokafka":
-                raise ConfigurationError(f"{at}: client={value!r}; the client is aiokafka")
+            if value not in CLIENTS:
+                raise ConfigurationError(f"{at}: client={value!r}; expected one of {', '.join(CLIENTS)}")
+            own[name] = value
         else:
             known = [*tunable, *texts, "client"]
             near = get_close_matches(name, known, n=1)
@@ -159,6 +174,7 @@ def _secured(base: Settings, own: dict[str, str]) -> Settings:
     return replace(
         base, ca=own.get("ca"), cert=own.get("cert"), key=own.get("key"), sasl=sasl, token_file=own.get("token_file"),
         verify=_yes(at, "verify", own.get("verify", "yes")), tokens=_tokens(base, own),
+        client=own.get("client", "aiokafka"),
     )  # fmt: skip
 
 

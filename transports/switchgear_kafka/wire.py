@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from aiokafka import TopicPartition
 from aiokafka import errors as kafka
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.conn import create_conn
@@ -15,8 +14,9 @@ from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from switchgear.errors import NotFound, Refused, Unavailable
+from switchgear.errors import Refused, Unavailable
 
+from .cluster import LATEST, Committed, TopicPartition
 from .failures import CONNECT, failure
 from .security import connection
 from .tuning import Settings
@@ -24,7 +24,6 @@ from .tuning import Settings
 T = TypeVar("T")
 Errors: TypeAlias = Mapping[TopicPartition, type[kafka.KafkaError]]
 
-LATEST, EARLIEST = -1, -2  # in the place of a time, as ListOffsets has them
 COMMITTED_READS = 1  # isolation: nothing of transactions that are open or were aborted
 STARTING = 2.0  # seconds in which a broker that has just come up may not know a topic that it has
 PAUSE = 0.1  # seconds before what passes by itself is asked again
@@ -34,14 +33,6 @@ _PASSING: Final = (
     kafka.GroupCoordinatorNotAvailableError, kafka.NotCoordinatorForGroupError, kafka.GroupLoadInProgressError,
 )  # fmt: skip
 """The cluster is up and sorts itself out: a leader moves, a coordinator loads its groups."""
-
-
-class Committed(NamedTuple):
-    """A group's position in a partition."""
-
-    offset: int
-    """Of the next message to handle."""
-    note: str
 
 
 class Member(NamedTuple):
@@ -220,13 +211,6 @@ class Wire:
                 return []
             self._seen.add(topic)
         return [TopicPartition(topic, n) for n in sorted(client.cluster.partitions_for_topic(topic) or ())]
-
-    async def existing(self, topic: str) -> list[TopicPartition]:
-        """The partitions of a topic that has to be there. Raises NotFound."""
-        found = await self.partitions(topic)
-        if not found:
-            raise NotFound(f"{self.at} has no topic {topic!r}: run `switchgear provision`, or create it")
-        return found
 
     async def offsets(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """The offset of the first record at or after a time (unix milliseconds), or LATEST, or EARLIEST.

@@ -6,7 +6,6 @@ from typing import Any
 
 from .abc import AbstractTokenProvider
 from .conn import AIOKafkaConnection
-from .structs import TopicPartition
 
 class ConnectionGroup(IntEnum):
     DEFAULT = 0
@@ -29,7 +28,7 @@ class _Cluster:
     _partitions: Mapping[str, Mapping[int, _Partition]]
     def brokers(self) -> Collection[_Broker]: ...
     def partitions_for_topic(self, topic: str) -> set[int] | None: ...
-    def leader_for_partition(self, partition: TopicPartition) -> int | None: ...
+    def leader_for_partition(self, partition: tuple[str, int]) -> int | None: ...
 
 class AIOKafkaClient:
     cluster: _Cluster

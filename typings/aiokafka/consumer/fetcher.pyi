@@ -1,13 +1,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import ConsumerRecord
 
 class PartitionRecords:
     next_fetch_offset: int
     def __init__(
         self,
-        tp: TopicPartition,
+        tp: tuple[str, int],
         records: object,
         aborted_transactions: object,
         fetch_offset: int,

@@ -1,0 +1,1 @@
+"""The engine on confluent-kafka: `kafka://…?client=confluent`."""
