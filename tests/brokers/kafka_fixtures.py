@@ -38,6 +38,15 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         broker.close()
 
 
+@pytest.fixture(params=["aiokafka", "confluent"])
+def kafka(request: pytest.FixtureRequest, kafka_broker: Server) -> Server:
+    """The same with each client in turn."""
+    if request.param == "aiokafka":
+        return kafka_broker
+    pytest.importorskip("confluent_kafka")
+    return Server(f"{kafka_broker.url}?client={request.param}", kafka_broker.version)
+
+
 @pytest.fixture(scope="session")
 def shaky_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A Kafka that tests kill, pause and restart, one after the other; each leaves it running."""

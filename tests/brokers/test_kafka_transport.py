@@ -52,17 +52,17 @@ def soon(seconds: float = 10.0) -> float:
 
 
 @pytest.fixture
-async def transport(kafka_broker: Server) -> AsyncIterator[KafkaTransport]:
-    transport = await opened(kafka_broker.url)
+async def transport(kafka: Server) -> AsyncIterator[KafkaTransport]:
+    transport = await opened(kafka.url)
     yield transport
     await transport.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}, "closed, and tasks go on"
 
 
 @pytest.fixture
-async def other(kafka_broker: Server) -> AsyncIterator[KafkaTransport]:
+async def other(kafka: Server) -> AsyncIterator[KafkaTransport]:
     """A second process, as it were."""
-    transport = await opened(kafka_broker.url)
+    transport = await opened(kafka.url)
     yield transport
     await transport.close()
 
@@ -169,8 +169,8 @@ async def test_round_trip(transport: KafkaTransport, namespace: str) -> None:
 
 
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
-async def test_compression(kafka_broker: Server, namespace: str, compression: str) -> None:
-    transport = await opened(f"{kafka_broker.url}?compression={compression}")
+async def test_compression(kafka: Server, namespace: str, compression: str) -> None:
+    transport = await opened(f"{kafka.url}?compression={compression}")
     topic = f"{namespace}t"
     await make(transport, topic)
     await send(transport, topic, *["x" * 1000] * 100)
@@ -179,13 +179,13 @@ async def test_compression(kafka_broker: Server, namespace: str, compression: st
 
 
 async def test_a_key_is_where_every_client_finds_it(
-    transport: KafkaTransport, kafka_broker: Server, namespace: str
+    transport: KafkaTransport, kafka: Server, namespace: str
 ) -> None:
     topic = f"{namespace}t"
     await make(transport, topic, 7)
     keys = [secrets.token_bytes(n) for n in range(1, 40)]
     await transport.send([Outgoing(topic=topic, body=b"ours", key=key) for key in keys], soon())
-    producer = AIOKafkaProducer(bootstrap_servers=kafka_broker.url.removeprefix("kafka://"))
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.url.removeprefix("kafka://"))
     await producer.start()
     for key in keys:
         await producer.send_and_wait(topic, b"theirs", key=key)
@@ -198,10 +198,10 @@ async def test_a_key_is_where_every_client_finds_it(
         assert found == {f"{topic}/{DefaultPartitioner()(key, list(range(7)), [])}"}
 
 
-async def test_what_others_wrote(transport: KafkaTransport, kafka_broker: Server, namespace: str) -> None:
+async def test_what_others_wrote(transport: KafkaTransport, kafka: Server, namespace: str) -> None:
     topic = f"{namespace}t"
     await make(transport, topic)
-    producer = AIOKafkaProducer(bootstrap_servers=kafka_broker.url.removeprefix("kafka://"))
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.url.removeprefix("kafka://"))
     await producer.start()
     await producer.send_and_wait(
         topic, b"{}", key=b"\xff\xfe", headers=[("x", None), ("content-type", b"application/json")], timestamp_ms=5000
@@ -399,15 +399,15 @@ async def test_closing_ends_a_receive_at_once(transport: KafkaTransport, topic: 
     await source.close()
 
 
-async def test_a_static_member_comes_back_to_its_partitions(kafka_broker: Server, namespace: str) -> None:
+async def test_a_static_member_comes_back_to_its_partitions(kafka: Server, namespace: str) -> None:
     topic = f"{namespace}t"
-    first = await opened(kafka_broker.url, KafkaTuning(group_instance_id="one"))
+    first = await opened(kafka.url, KafkaTuning(group_instance_id="one"))
     await make(first, topic, 2)
     await send(first, topic, "a")
     one = await member(first, topic)
     await take(one, 1)
     await first.close()
-    back = await opened(kafka_broker.url, KafkaTuning(group_instance_id="one"))
+    back = await opened(kafka.url, KafkaTuning(group_instance_id="one"))
     began = time.monotonic()
     two = await member(back, topic)
     await lanes(two, 2)
@@ -571,7 +571,7 @@ async def test_of_many_writers_one_wins(transport: KafkaTransport, other: KafkaT
 # ---- looking after it -----------------------------------------------------------------------------------------------
 
 
-async def test_provision_shows_and_mends_drift(kafka_broker: Server, transport: KafkaTransport, namespace: str) -> None:
+async def test_provision_shows_and_mends_drift(kafka: Server, transport: KafkaTransport, namespace: str) -> None:
     topic, group = f"{namespace}t", f"{namespace}g"
     wanted = [
         Resource(kind="topic", name=topic, partitions=2, retention=3600.0),
@@ -589,7 +589,7 @@ async def test_provision_shows_and_mends_drift(kafka_broker: Server, transport: 
         ("partitions", 5, 2, False), ("retention", 60.0, 3600.0, True)
     ]  # fmt: skip
     assert [d.field for d in await transport.provision([changed], True)] == ["partitions"]
-    compacting = await opened(kafka_broker.url, KafkaTuning(compacted=(topic,), replication=2))
+    compacting = await opened(kafka.url, KafkaTuning(compacted=(topic,), replication=2))
     drifts = await compacting.provision(wanted[:1], True)
     assert [(d.field, d.wanted, d.found, d.applied) for d in drifts] == [
         ("replication", 2, 1, False), ("retention", 3600.0, 60.0, True), ("cleanup.policy", "compact", "delete", True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias, cast
 
 import msgspec
@@ -47,6 +47,12 @@ class Lanes:
         for tp, committed in begun.items():
             opened = Lane(f"{lane(tp)}#{self._epoch}", tp, lane(tp), committed.note)
             self.by_name[opened.name] = self.current[tp] = opened
+
+    def drop(self, tps: Iterable[TopicPartition]) -> None:
+        """These are ours no more."""
+        for tp in tps:
+            if (gone := self.current.pop(tp, None)) is not None:
+                del self.by_name[gone.name]
 
     def forget(self) -> None:
         """None is ours any more."""

@@ -34,6 +34,9 @@ class KafkaTuning:
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     group_instance_id: str | None = None
     """Static membership: a member that comes back under this name within the session timeout keeps its partitions."""
+    group_protocol: Literal["classic", "consumer"] = "classic"
+    """How members share partitions: by rounds of the whole group, or "consumer" (KIP-848): as the broker says, member
+    by member, with `client=confluent` alone; how long a lease is, is then the broker's to say."""
     client_rack: str | None = None
     """Where this client is, so that it may read from the nearest replica."""
     replication: int | None = None
@@ -95,6 +98,8 @@ def open_transport(scheme: str, url: SplitResult, tuning: Sequence[object]) -> T
 
 def _opened(scheme: str, settings: Settings) -> Transport:
     """Import the engine that is asked for, and no other."""
+    if settings.tuning.group_protocol == "consumer" and settings.client != "confluent":
+        raise ConfigurationError(f"{settings.address}: group_protocol=consumer takes client=confluent")
     try:
         if settings.client == "confluent":
             from .confluent.transport import opened
@@ -203,6 +208,7 @@ def check(tuning: KafkaTuning, at: str) -> KafkaTuning:
         ("compression", tuning.compression in ("none", "gzip", "snappy", "lz4", "zstd"),
          "none, gzip, snappy, lz4 or zstd"),
         ("replication", tuning.replication is None or tuning.replication > 0, "1 replica or more"),
+        ("group_protocol", tuning.group_protocol in ("classic", "consumer"), "classic or consumer"),
         ("registry", bool(tuning.registry), "the name of a topic"),
         ("rebalance", tuning.rebalance > 0, "more than 0 seconds"),
         ("timeout", tuning.timeout > 0, "more than 0 seconds"),

@@ -107,11 +107,12 @@ class Producer:
 
         count = 0
         for (topic, partition), queue in queues.items():
-            for place, key, value, headers in queue:
+            for record in queue:
                 while True:
                     try:
                         client.produce(
-                            topic, value, key, partition, headers=headers or None, on_delivery=partial(report, place)
+                            topic, record.value, record.key, partition, headers=record.headers or None,
+                            on_delivery=partial(report, record.place),
                         )
                         break
                     except BufferError:

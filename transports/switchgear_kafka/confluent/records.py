@@ -55,3 +55,11 @@ def position(delivery: Delivery) -> str:
 def time(delivery: Delivery) -> float:
     """The record's timestamp, unix seconds: when it was sent, or stored, as the topic is configured."""
     return _message(delivery).timestamp()[1] / 1000
+
+
+def runs(messages: Iterable[Message]) -> list[tuple[str, int, list[Message]]]:
+    """Messages by partition: topic, partition and its messages in order."""
+    found: dict[tuple[str, int], list[Message]] = {}
+    for message in messages:
+        found.setdefault((message.topic() or "", message.partition() or 0), []).append(message)
+    return [(topic, partition, some) for (topic, partition), some in found.items()]

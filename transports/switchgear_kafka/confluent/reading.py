@@ -1,0 +1,210 @@
+"""A consumer of confluent-kafka that a loop can use: it is read in one thread, and commits in another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as Native
+
+from switchgear_kafka.cluster import FETCH_BYTES, STALE, TopicPartition
+
+from .cluster import ConfluentCluster
+from .connection import connection
+
+T = TypeVar("T")
+WAIT = 1.0  # seconds that a read waits for the first message
+STEP = 0.1  # of which one call of the client takes so much
+LEAVE = 3.0  # seconds to leave the group and close connections
+MARGIN = 10.0  # seconds between two reads, beside what handlers may take of a rebalance
+_WORTH_TELLING: Final = frozenset({
+    KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.INVALID_SESSION_TIMEOUT,
+    KafkaError.INCONSISTENT_GROUP_PROTOCOL, KafkaError.FENCED_INSTANCE_ID, KafkaError._MAX_POLL_EXCEEDED,
+    KafkaError.INVALID_GROUP_ID, KafkaError.UNSUPPORTED_VERSION, KafkaError._FATAL, KafkaError._UNSUPPORTED_FEATURE,
+    KafkaError.UNSUPPORTED_ASSIGNOR, KafkaError.UNRELEASED_INSTANCE_ID,
+})  # fmt: skip
+
+
+class OutOfRangeAt(Exception):
+    """The broker has nothing at our position of a partition."""
+
+    def __init__(self, tp: TopicPartition) -> None:
+        self.tp = tp
+
+
+def consuming(cluster: ConfluentCluster, group: str, lease: float) -> dict[str, Any]:
+    """The configuration of a consumer that commits nothing by itself and goes nowhere where it has no position."""
+    tuning = cluster.settings.tuning
+    found: dict[str, Any] = {
+        "group.id": group, "enable.auto.commit": False, "enable.auto.offset.store": False,
+        "auto.offset.reset": "error", "isolation.level": "read_committed", "fetch.max.bytes": FETCH_BYTES,
+        "queued.max.messages.kbytes": FETCH_BYTES >> 10, "fetch.wait.max.ms": 500,
+        "topic.metadata.refresh.interval.ms": 10_000,
+        "max.poll.interval.ms": round(1000 * (max(tuning.rebalance, lease) + MARGIN)),
+    }  # fmt: skip
+    if tuning.group_protocol == "consumer":
+        found["group.protocol"] = "consumer"
+    else:
+        found |= {
+            "partition.assignment.strategy": "roundrobin,range", "session.timeout.ms": round(lease * 1000),
+            "heartbeat.interval.ms": round(min(1.0, lease / 5) * 1000),
+        }  # fmt: skip
+    if tuning.group_instance_id is not None:
+        found["group.instance.id"] = tuning.group_instance_id
+    if tuning.client_rack is not None:
+        found["client.rack"] = tuning.client_rack
+    return found
+
+
+class Reader:
+    """A consumer, its threads, and what it has given that nobody took yet."""
+
+    def __init__(self, cluster: ConfluentCluster, group: str, lease: float = 30.0) -> None:
+        self._cluster = cluster
+        self._loop = asyncio.get_running_loop()
+        self.consumer = Consumer({**connection(cluster.settings, self._hear), **consuming(cluster, group, lease)})
+        self._reads = ThreadPoolExecutor(1, "switchgear-kafka-read")
+        self._commits = ThreadPoolExecutor(1, "switchgear-kafka-commit")
+        self._paused: set[TopicPartition] = set()
+        self._spare: list[Message] = []
+        """Taken while nobody had room."""
+        self._heard = time.monotonic()
+        self._error: KafkaError | None = None
+        self.closed = False
+        self.epoch = 0
+        """How often what is assigned has changed."""
+
+    def _hear(self, error: KafkaError) -> None:
+        if error.code() in _WORTH_TELLING or error.fatal():
+            self._error = error
+
+    def reading(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        """Run in the thread that reads."""
+        return self._loop.run_in_executor(self._reads, call)
+
+    def committing(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        """Run in the thread that commits."""
+        return self._loop.run_in_executor(self._commits, call)
+
+    def on_loop(self, coroutine: Awaitable[T], within: float) -> T:
+        """From the thread that reads, have something done on the loop."""
+        return asyncio.run_coroutine_threadsafe(_run(coroutine), self._loop).result(within)
+
+    def changed(self) -> None:
+        """What is assigned has changed: nothing is paused any more, and nothing that was taken counts."""
+        self._paused.clear()
+        self._spare.clear()
+        self.epoch += 1
+
+    async def fetch(
+        self, limit: int, wanted: Collection[TopicPartition] | None, every: Collection[TopicPartition]
+    ) -> list[Message]:
+        """What is there of these partitions (None: of all), else what comes within a second. Raises KafkaException."""
+        if self.closed:
+            return []
+        return await self.reading(lambda: self._fetch(limit, wanted, every))
+
+    def _fetch(
+        self, limit: int, wanted: Collection[TopicPartition] | None, every: Collection[TopicPartition]
+    ) -> list[Message]:
+        if limit <= 0:
+            if self._spare:
+                self._pause(set(every))
+            self._spare += self._read(1, 0.0)
+            return []
+        held = set[TopicPartition]() if wanted is None else set(every) - set(wanted)
+        self._pause(held)
+        spare = [one for one in self._spare if _tp(one) not in held][:limit]
+        if spare:
+            taken = set(map(id, spare))
+            self._spare = [one for one in self._spare if id(one) not in taken]
+            return spare
+        return self._read(limit, WAIT if wanted is None else STEP)
+
+    def _pause(self, held: set[TopicPartition]) -> None:
+        try:
+            if more := held - self._paused:
+                self.consumer.pause([Native(*tp) for tp in more])
+            if less := self._paused - held:
+                self.consumer.resume([Native(*tp) for tp in less])
+        except KafkaException:  # one of them is ours no more: a rebalance is about to be told
+            return
+        self._paused = set(held)
+
+    def _read(self, limit: int, wait: float) -> list[Message]:
+        """Never waits for a batch to fill; what it took across a rebalance is given back."""
+        epoch, until = self.epoch, time.monotonic() + wait
+        while True:
+            found = self.consumer.consume(limit, 0.0)
+            if not found and wait:
+                found = self.consumer.consume(1, STEP)
+                if found and limit > 1:
+                    found += self.consumer.consume(limit - 1, 0.0)
+            if self.epoch != epoch:
+                self._back(found)
+                return []
+            if found:
+                self._heard = time.monotonic()
+                return self._good(found)
+            if self._error is not None:
+                raise KafkaException(self._error)
+            if time.monotonic() >= until or self.closed:
+                return []
+
+    def _good(self, found: Sequence[Message]) -> list[Message]:
+        good: list[Message] = []
+        for message in found:
+            error = message.error()
+            if error is None:
+                good.append(message)
+            elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                self._spare += good
+                raise OutOfRangeAt(_tp(message))
+            elif error.code() in _WORTH_TELLING or error.fatal():
+                self._spare += good
+                raise KafkaException(error)
+        return good
+
+    def _back(self, messages: Sequence[Message]) -> None:
+        """Read these again: nobody can tell any more which came before the rebalance, and which after it."""
+        first: dict[TopicPartition, int] = {}
+        for message in messages:
+            if message.error() is None:
+                first.setdefault(_tp(message), message.offset() or 0)
+        assigned = {TopicPartition(one.topic, one.partition) for one in self.consumer.assignment()}
+        for tp, offset in first.items():
+            if tp in assigned:
+                self.consumer.seek(Native(*tp, offset))
+
+    async def alive(self) -> bool:
+        """False when nothing came for a while and no broker answers. The client tries again for ever."""
+        if self.closed or time.monotonic() - self._heard < STALE:
+            return True
+        if await self._cluster.reachable(self._loop.time() + STALE):
+            self._heard = time.monotonic()
+            return True
+        return self.closed
+
+    async def stop(self) -> None:
+        """Leave the group and close, within bounds."""
+        if self.closed:
+            return
+        self.closed = True
+        closing = self.reading(self.consumer.close)
+        await asyncio.wait([closing], timeout=LEAVE)
+        if closing.done() and not closing.cancelled():
+            closing.exception()  # what fails at the end fails for nobody
+        self._reads.shutdown(wait=False, cancel_futures=True)
+        self._commits.shutdown(wait=False, cancel_futures=True)
+
+
+async def _run(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def _tp(message: Message) -> TopicPartition:
+    return TopicPartition(message.topic() or "", message.partition() or 0)

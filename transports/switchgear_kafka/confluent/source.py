@@ -1,0 +1,286 @@
+"""A subscription of a group: lanes are partitions as assigned, what is taken away is settled first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as Native
+
+from switchgear.driver import Capabilities, Delivery, Fence, Headers, Revoked, Settlement, Subscription
+from switchgear.errors import Lost, MaybeSent, TransportError, Unavailable
+from switchgear_kafka.cluster import EARLIEST, JOIN, LATEST, Committed, TopicPartition, existing, lane
+from switchgear_kafka.lanes import Lanes
+from switchgear_kafka.positions import found, known, resume
+
+from . import records
+from .cluster import ConfluentCluster
+from .failures import GONE, error_of, failure
+from .reading import OutOfRangeAt, Reader
+
+MARGIN = 5.0  # seconds that a callback waits for the loop, beside what handlers may take
+
+
+class GroupSource:
+    """One member of a consumer group. Also Trimming."""
+
+    def __init__(
+        self, cluster: ConfluentCluster, capabilities: Capabilities, subscription: Subscription, revoked: Revoked
+    ) -> None:
+        assert subscription.group is not None
+        self.capabilities = replace(capabilities, revoke_within=cluster.settings.tuning.rebalance)
+        self._cluster, self._subscription, self._revoked = cluster, subscription, revoked
+        self._group = subscription.group
+        self._at = f"{cluster.at}: group {self._group!r}"
+        self._reader = Reader(cluster, self._group, subscription.lease)
+        self._stepwise = cluster.settings.tuning.group_protocol == "consumer"
+        """Partitions are given and taken one by one (KIP-848), not all at once."""
+        self._lanes = Lanes(self._at)
+        self._topics = frozenset(subscription.topics)
+        self._known: set[str] = set()
+        self._trimmed: dict[str, int] = {}
+        self._steady = asyncio.Event()
+        self._failure: Exception | None = None
+
+    # ---- joining --------------------------------------------------------------------------------------------------
+
+    async def join(self) -> None:
+        """Return when partitions are assigned and the positions of all are committed. Raises TransportError."""
+        tps = [tp for topic in self._topics for tp in await existing(self._cluster, topic)]
+        await found(self._cluster, self._group, tps, self._subscription.start)
+        self._known.update(await known(self._cluster, self._group, tps))
+        self._subscribe()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + JOIN + self._cluster.settings.tuning.rebalance + self._subscription.lease
+        while not self._steady.is_set():
+            await self._read(0, None)
+            if self._failure is not None:
+                raise self._failure
+            if loop.time() > until:
+                raise Unavailable(f"{self._at}: the group gave us no partitions; do its members hang?")
+            await self._alive()
+            await asyncio.sleep(0.02)
+        if self._failure is not None:
+            raise self._failure
+
+    def _subscribe(self) -> None:
+        self._reader.consumer.subscribe(
+            list(self._topics), on_assign=self._assigned, on_revoke=self._taken, on_lost=self._lost
+        )
+
+    # The client calls these from the thread that reads, inside a read or a close.
+
+    def _assigned(self, consumer: Consumer, natives: list[Native]) -> None:
+        self._reader.changed()
+        tps = sorted(TopicPartition(one.topic, one.partition) for one in natives)
+        begun: Mapping[TopicPartition, Committed] = {}
+        try:
+            begun = self._reader.on_loop(self._resume(tps), 2 * self._cluster.patience + MARGIN)
+        except Exception as error:  # noqa: BLE001  (the client would lose it)
+            self._fail(error)
+        placed = [Native(*tp, committed.offset) for tp, committed in begun.items()]
+        if self._stepwise:
+            consumer.incremental_assign(placed)
+        else:
+            consumer.assign(placed)
+        self._reader.on_loop(self._begin(begun), MARGIN)
+
+    async def _resume(self, tps: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed]:
+        async def commit(offsets: Mapping[TopicPartition, Committed]) -> None:
+            for error in (await self._commit(offsets)).values():
+                raise error
+
+        begun = await resume(self._cluster, self._group, tps, self._subscription.start, self._known, commit)
+        self._known.update(tp.topic for tp in tps)
+        return begun
+
+    async def _begin(self, begun: Mapping[TopicPartition, Committed]) -> None:
+        self._lanes.open(begun)
+        self._steady.set()
+
+    def _taken(self, consumer: Consumer, natives: list[Native]) -> None:
+        self._give(consumer, natives, lost=False)
+
+    def _lost(self, consumer: Consumer, natives: list[Native]) -> None:
+        self._give(consumer, natives, lost=True)
+
+    def _give(self, consumer: Consumer, natives: list[Native], lost: bool) -> None:
+        tps = [TopicPartition(one.topic, one.partition) for one in natives]
+        if not self._reader.closed:
+            try:
+                self._reader.on_loop(self._give_up(tps, lost), self.capabilities.revoke_within + MARGIN)
+            except Exception as error:  # noqa: BLE001  (the client would lose it)
+                self._fail(error)
+        self._reader.changed()
+        if self._stepwise:
+            consumer.incremental_unassign(natives)
+        else:
+            consumer.unassign()
+
+    async def _give_up(self, tps: Sequence[TopicPartition], lost: bool) -> None:
+        """All that is taken is settled, and given up."""
+        if not self._stepwise:
+            self._steady.clear()
+        names = [one.name for tp in tps if (one := self._lanes.current.get(tp)) is not None]
+        try:
+            if lost:
+                self._lanes.drop(tps)
+            if names:
+                await self._revoked(names, lost)
+        finally:
+            async with self._lanes.lock:  # what is being committed is ours until it is
+                self._lanes.drop(tps)
+
+    def _fail(self, error: Exception) -> None:
+        """What happened inside the client's call is told by the next `receive`."""
+        if not isinstance(error, TransportError) or isinstance(error, Unavailable | MaybeSent):
+            error = Lost(f"{self._at}: the rebalance failed: {error}")
+        self._failure = error
+
+    # ---- reading --------------------------------------------------------------------------------------------------
+
+    async def receive(self, limit: int, held: Collection[str] = ()) -> Sequence[Delivery]:
+        """Take what is fetched, or wait about a second for something."""
+        if self._failure is not None:
+            raise self._failure
+        if self._reader.closed:
+            return []
+        wanted = [one.tp for one in self._lanes.by_name.values() if one.name not in held] if held else None
+        out = await self._read(limit, wanted)
+        if not out:
+            await self._alive()
+        return out
+
+    async def _read(self, limit: int, wanted: Collection[TopicPartition] | None) -> list[Delivery]:
+        try:
+            messages = await self._reader.fetch(limit, wanted, list(self._lanes.current))
+        except OutOfRangeAt as error:
+            await self._out_of_range(error.tp)
+            return []
+        except KafkaException as error:
+            raise self._fatal(error) from error
+        out: list[Delivery] = []
+        for topic, partition, some in records.runs(messages):
+            ours = self._lanes.current.get(TopicPartition(topic, partition))
+            if ours is not None:
+                out += records.deliveries(ours.name, ours.place, some)
+        return out
+
+    def _fatal(self, error: KafkaException) -> Exception:
+        """Why we can't go on: rights, or the group has gone on without us."""
+        code = error_of(error).code()
+        if code in GONE or code == KafkaError._MAX_POLL_EXCEEDED:
+            return Lost(f"{self._at}: {error_of(error).str()}")
+        return failure(self._at, error)
+
+    async def _out_of_range(self, tp: TopicPartition) -> None:
+        """Retention took what the group had not read, or the topic is another one: go on with the oldest there is."""
+        ours = self._lanes.current.get(tp)
+        if ours is None:
+            return
+        position = (await self._reader.reading(lambda: self._reader.consumer.position([Native(*tp)])))[0].offset
+        if position < 0:
+            position = (await self._cluster.committed(self._group, [tp]))[tp].offset
+        first = (await self._cluster.offsets({tp: EARLIEST}))[tp]
+        last = (await self._cluster.offsets({tp: LATEST}))[tp]
+        if position > last:
+            await self._commit({tp: Committed(first, ours.note)})
+            raise Lost(
+                f"{self._at}: {tp.topic!r}, partition {tp.partition} ends at {last}, before our position {position}: "
+                "the topic was made anew or lost its end; going on with its oldest message"
+            )
+        self._trimmed[tp.topic] = self._trimmed.get(tp.topic, 0) + max(0, first - position)
+        await self._reader.reading(lambda: self._reader.consumer.seek(Native(*tp, max(first, position))))
+
+    @property
+    def trimmed(self) -> Mapping[str, int]:
+        """By topic, how many offsets retention took before the group had read them."""
+        return dict(self._trimmed)
+
+    async def _alive(self) -> None:
+        if not await self._reader.alive():
+            raise Unavailable(f"{self._at}: the broker does not answer")
+
+    # ---- settling -------------------------------------------------------------------------------------------------
+
+    async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
+        """Commit watermarks; Lost for partitions that are not ours."""
+        return await self._lanes.settle(batch, self._commit)
+
+    async def _commit(self, offsets: Mapping[TopicPartition, Committed]) -> Mapping[TopicPartition, TransportError]:
+        natives = [Native(*tp, one.offset, one.note) for tp, one in offsets.items()]
+        consumer = self._reader.consumer
+        asked = self._reader.committing(lambda: consumer.commit(offsets=natives, asynchronous=False))
+        done, _ = await asyncio.wait([asked], timeout=self._cluster.patience)
+        if not done:
+            raise Unavailable(f"{self._at}: no answer in time")
+        if isinstance(raised := asked.exception(), KafkaException):
+            return self._refused(offsets, dict.fromkeys(offsets, error_of(raised)), raised)
+        answered = {TopicPartition(one.topic, one.partition): one.error for one in asked.result() or ()}
+        errors = {tp: error for tp, error in answered.items() if error is not None}
+        long = [tp for tp, error in errors.items() if error.code() == KafkaError.OFFSET_METADATA_TOO_LARGE]
+        if long and any(offsets[tp].note for tp in long):  # the note is of less worth than the position
+            for tp in long:
+                del errors[tp]
+            return {
+                **self._refused(offsets, errors, None),
+                **await self._commit({tp: Committed(offsets[tp].offset, "") for tp in long}),
+            }
+        return self._refused(offsets, errors, None)
+
+    def _refused(
+        self, offsets: Mapping[TopicPartition, Committed], errors: Mapping[TopicPartition, KafkaError],
+        cause: BaseException | None,
+    ) -> dict[TopicPartition, TransportError]:  # fmt: skip
+        refused: dict[TopicPartition, TransportError] = {}
+        for tp in offsets:
+            error = errors.get(tp)
+            if error is None:
+                continue
+            if error.code() in GONE:
+                refused[tp] = Lost(f"{self._at}: {lane(tp)} was taken from us")
+                continue
+            ours = failure(f"{self._at}: {lane(tp)}", error)
+            if isinstance(ours, Unavailable):
+                raise ours from cause
+            refused[tp] = ours if isinstance(ours, TransportError) else MaybeSent(str(ours))
+        return refused
+
+    async def assign(self, topics: Mapping[str, Fence | None]) -> None:
+        """Read these topics from now on; the group rebalances."""
+        if frozenset(topics) == self._topics:
+            return
+        tps = [tp for topic in topics for tp in await existing(self._cluster, topic)]
+        self._known.update(await known(self._cluster, self._group, tps))
+        self._topics = frozenset(topics)
+        await self._reader.reading(self._subscribe)
+
+    def note(self, lane: str) -> str:
+        """What was committed with the lane's position."""
+        return self._lanes.note(lane)
+
+    def headers(self, delivery: Delivery) -> Headers:
+        """As they were sent, without the content type."""
+        return records.headers(delivery)
+
+    def position(self, delivery: Delivery) -> str:
+        """Partition and offset: "3:1207"."""
+        return records.position(delivery)
+
+    def time(self, delivery: Delivery) -> float:
+        """The record's timestamp, unix seconds."""
+        return records.time(delivery)
+
+    # ---- leaving --------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._reader.closed
+
+    async def close(self) -> None:
+        """Leave the group; a pending `receive` returns."""
+        self._lanes.forget()
+        await self._reader.stop()
