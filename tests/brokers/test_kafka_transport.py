@@ -170,7 +170,7 @@ async def test_round_trip(transport: KafkaTransport, namespace: str) -> None:
 
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
 async def test_compression(kafka: Server, namespace: str, compression: str) -> None:
-    transport = await opened(f"{kafka.url}?compression={compression}")
+    transport = await opened(kafka.url, KafkaTuning(compression=compression))
     topic = f"{namespace}t"
     await make(transport, topic)
     await send(transport, topic, *["x" * 1000] * 100)
@@ -185,7 +185,7 @@ async def test_a_key_is_where_every_client_finds_it(
     await make(transport, topic, 7)
     keys = [secrets.token_bytes(n) for n in range(1, 40)]
     await transport.send([Outgoing(topic=topic, body=b"ours", key=key) for key in keys], soon())
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.url.removeprefix("kafka://"))
+    producer = AIOKafkaProducer(bootstrap_servers=transport.cluster.at.removeprefix("kafka://"))
     await producer.start()
     for key in keys:
         await producer.send_and_wait(topic, b"theirs", key=key)
@@ -201,7 +201,7 @@ async def test_a_key_is_where_every_client_finds_it(
 async def test_what_others_wrote(transport: KafkaTransport, kafka: Server, namespace: str) -> None:
     topic = f"{namespace}t"
     await make(transport, topic)
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.url.removeprefix("kafka://"))
+    producer = AIOKafkaProducer(bootstrap_servers=transport.cluster.at.removeprefix("kafka://"))
     await producer.start()
     await producer.send_and_wait(
         topic, b"{}", key=b"\xff\xfe", headers=[("x", None), ("content-type", b"application/json")], timestamp_ms=5000
@@ -329,7 +329,8 @@ async def test_who_was_thrown_out_commits_nothing(
     taken = Taken()
     first = await member(transport, topic, revoked=taken, lease=1.5)
     got = await take(first, 3)
-    assert isinstance(first, GroupSource)
+    if not isinstance(first, GroupSource):
+        pytest.skip("not run: nobody can stop the heartbeat of librdkafka; killed members are in test_kafka_bus")
     coordinator = first._reader.consumer._coordinator
     await coordinator._stop_heartbeat_task()  # type: ignore[attr-defined]
     second = await member(other, topic)
@@ -659,7 +660,7 @@ async def test_browse(transport: KafkaTransport, topic: str) -> None:
         await send(transport, topic, str(n), key=b"%d" % (n % 5))
     found = [(d, headers) async for d, headers in transport.browse(topic, "earliest", None)]
     assert sorted(int(d.body or b"") for d, _ in found) == list(range(30))
-    stamps = [d.native.timestamp for d, _ in found]  # type: ignore[attr-defined]
+    stamps = [round(transport.cluster.time(d) * 1000) for d, _ in found]
     assert stamps == sorted(stamps)
     middle = stamps[15] / 1000
     later = [d async for d, _ in transport.browse(topic, middle, None)]

@@ -49,7 +49,7 @@ class BroadcastSource:
         natives = [Native(*tp, offset) for tp, offset in self._next.items()]
 
         def assign() -> None:
-            self._reader.changed()
+            self._reader.changed(self._next)
             self._reader.consumer.assign(natives)
 
         await self._reader.reading(assign)

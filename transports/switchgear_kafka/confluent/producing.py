@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from switchgear_kafka.cluster import Queues, TopicPartition, lane
 
 from .cluster import ConfluentCluster
 from .connection import connection
-from .failures import failure
+from .failures import error_of, failure
 
 MARGIN = 0.2  # seconds, at most, before the caller's deadline that sending ends
 SOON, LATER = 0.0003, 0.005  # seconds between two looks for what was stored: at first, and after a while
@@ -49,6 +50,12 @@ def producing(cluster: ConfluentCluster) -> dict[str, Any]:
     return found
 
 
+def _poll(client: Client, wait: float = 0.0) -> None:
+    """Have outcomes told. A fatal error is told by every call; what it means for each record its report says."""
+    with suppress(KafkaException):
+        client.poll(wait)
+
+
 class Producer:
     """Of one connection; one `send` at a time."""
 
@@ -74,7 +81,7 @@ class Producer:
         client, self._client = self._client, None
         if client is not None:
             client.purge()
-            client.poll(0)
+            _poll(client)
 
     async def send(self, queues: Queues, deadline: float) -> dict[int, int | TransportError]:
         """Store what is queued for each partition; once a batch failed, no later record of its partition is stored."""
@@ -82,7 +89,7 @@ class Producer:
         deadline -= min(MARGIN, 0.1 * (deadline - loop.time()))  # outcomes are worth more than the last moment
         async with self._lock:
             if self._client is not None:
-                self._client.poll(0)
+                _poll(self._client)
             if self._down or self._client is None:
                 if not await self._cluster.reachable(min(loop.time() + ASK, deadline)):
                     gone = Unavailable(f"{self._cluster.at}: no broker can be reached")
@@ -116,18 +123,21 @@ class Producer:
                         )
                         break
                     except BufferError:
-                        client.poll(0)
+                        _poll(client)
                         await asyncio.sleep(LATER)
+                    except KafkaException as error:  # a fatal error, before this record
+                        outcomes[record.place] = error_of(error)
+                        break
                 count += 1
         pause = SOON
         while len(outcomes) < count:
-            client.poll(0)
+            _poll(client)
             if len(outcomes) >= count:
                 break
             if loop.time() >= deadline:
                 client.purge()
                 while len(outcomes) < count:
-                    client.poll(0.01)
+                    _poll(client, 0.01)
                 break
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, LATER)
@@ -163,6 +173,9 @@ class Producer:
             failed: set[bytes] = set()
             for record in [r for r in queue if not isinstance(outcomes[r.place], int)]:
                 if record.key is not None and record.key in failed:
+                    found[record.place] = NotSent(
+                        f"{self._where(tp)}: not stored, since an earlier message of its key was not"
+                    )
                     continue
                 again: Queues = {tp: deque([record])}
                 found.update(self._judge(again, await self._deliver(again, deadline)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -69,7 +70,11 @@ class Reader:
         self.consumer = Consumer({**connection(cluster.settings, self._hear), **consuming(cluster, group, lease)})
         self._reads = ThreadPoolExecutor(1, "switchgear-kafka-read")
         self._commits = ThreadPoolExecutor(1, "switchgear-kafka-commit")
+        self._inside: SimpleQueue[Callable[[], None]] | None = None
+        """What is to be run in the thread that reads, while that waits in a callback."""
         self._paused: set[TopicPartition] = set()
+        self.next: dict[TopicPartition, int] = {}
+        """Where the client goes on, by partition that is assigned."""
         self._spare: list[Message] = []
         """Taken while nobody had room."""
         self._heard = time.monotonic()
@@ -87,17 +92,41 @@ class Reader:
         return self._loop.run_in_executor(self._reads, call)
 
     def committing(self, call: Callable[[], T]) -> asyncio.Future[T]:
-        """Run in the thread that commits."""
-        return self._loop.run_in_executor(self._commits, call)
+        """Run in the thread that commits; inside a rebalance in the one that reads, where alone it is answered."""
+        if self._inside is None:
+            return self._loop.run_in_executor(self._commits, call)
+        asked: Future[T] = Future()
 
-    def on_loop(self, coroutine: Awaitable[T], within: float) -> T:
-        """From the thread that reads, have something done on the loop."""
-        return asyncio.run_coroutine_threadsafe(_run(coroutine), self._loop).result(within)
+        def run() -> None:
+            try:
+                asked.set_result(call())
+            except BaseException as error:  # noqa: BLE001  (told to who asked)
+                asked.set_exception(error)
 
-    def changed(self) -> None:
-        """What is assigned has changed: nothing is paused any more, and nothing that was taken counts."""
-        self._paused.clear()
-        self._spare.clear()
+        self._inside.put(run)
+        return asyncio.wrap_future(asked)
+
+    def on_loop(self, awaitable: Awaitable[T], within: float) -> T:
+        """From a callback in the thread that reads, have something done on the loop, and commit for it meanwhile."""
+        inside: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._inside = inside
+        asked = asyncio.run_coroutine_threadsafe(_run(awaitable), self._loop)
+        asked.add_done_callback(lambda _: inside.put(_nothing))
+        until = time.monotonic() + within
+        try:
+            while not asked.done():
+                inside.get(timeout=max(0.0, until - time.monotonic()))()
+        except Empty:
+            asked.cancel()
+            raise TimeoutError from None
+        finally:
+            self._inside = None
+        return asked.result()
+
+    def changed(self, tps: Collection[TopicPartition]) -> None:
+        """These were given or taken: they are not paused any more, and what was read of them does not count."""
+        self._paused.difference_update(tps)
+        self._spare = [one for one in self._spare if _tp(one) not in tps]
         self.epoch += 1
 
     async def fetch(
@@ -161,6 +190,7 @@ class Reader:
             error = message.error()
             if error is None:
                 good.append(message)
+                self.next[_tp(message)] = (message.offset() or 0) + 1
             elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
                 self._spare += good
                 raise OutOfRangeAt(_tp(message))
@@ -179,6 +209,20 @@ class Reader:
         for tp, offset in first.items():
             if tp in assigned:
                 self.consumer.seek(Native(*tp, offset))
+
+    async def go_on(self, tp: TopicPartition, offset: int, *, stepwise: bool) -> None:
+        """Go on there, also where the client has stopped for want of a position."""
+
+        def seek() -> None:
+            self.next[tp] = offset
+            self._paused.clear()
+            if stepwise:
+                self.consumer.incremental_unassign([Native(*tp)])
+                self.consumer.incremental_assign([Native(*tp, offset)])
+            else:
+                self.consumer.assign([Native(*one, at) for one, at in self.next.items()])
+
+        await self.reading(seek)
 
     async def alive(self) -> bool:
         """False when nothing came for a while and no broker answers. The client tries again for ever."""
@@ -200,6 +244,10 @@ class Reader:
             closing.exception()  # what fails at the end fails for nobody
         self._reads.shutdown(wait=False, cancel_futures=True)
         self._commits.shutdown(wait=False, cancel_futures=True)
+
+
+def _nothing() -> None:
+    """Wakes who waits."""
 
 
 async def _run(awaitable: Awaitable[T]) -> T:

@@ -73,13 +73,14 @@ class GroupSource:
     # The client calls these from the thread that reads, inside a read or a close.
 
     def _assigned(self, consumer: Consumer, natives: list[Native]) -> None:
-        self._reader.changed()
         tps = sorted(TopicPartition(one.topic, one.partition) for one in natives)
+        self._reader.changed(tps)
         begun: Mapping[TopicPartition, Committed] = {}
         try:
             begun = self._reader.on_loop(self._resume(tps), 2 * self._cluster.patience + MARGIN)
         except Exception as error:  # noqa: BLE001  (the client would lose it)
             self._fail(error)
+        self._reader.next.update({tp: committed.offset for tp, committed in begun.items()})
         placed = [Native(*tp, committed.offset) for tp, committed in begun.items()]
         if self._stepwise:
             consumer.incremental_assign(placed)
@@ -113,7 +114,9 @@ class GroupSource:
                 self._reader.on_loop(self._give_up(tps, lost), self.capabilities.revoke_within + MARGIN)
             except Exception as error:  # noqa: BLE001  (the client would lose it)
                 self._fail(error)
-        self._reader.changed()
+        self._reader.changed(tps)
+        for tp in tps:
+            self._reader.next.pop(tp, None)
         if self._stepwise:
             consumer.incremental_unassign(natives)
         else:
@@ -180,9 +183,7 @@ class GroupSource:
         ours = self._lanes.current.get(tp)
         if ours is None:
             return
-        position = (await self._reader.reading(lambda: self._reader.consumer.position([Native(*tp)])))[0].offset
-        if position < 0:
-            position = (await self._cluster.committed(self._group, [tp]))[tp].offset
+        position = self._reader.next[tp]
         first = (await self._cluster.offsets({tp: EARLIEST}))[tp]
         last = (await self._cluster.offsets({tp: LATEST}))[tp]
         if position > last:
@@ -192,7 +193,7 @@ class GroupSource:
                 "the topic was made anew or lost its end; going on with its oldest message"
             )
         self._trimmed[tp.topic] = self._trimmed.get(tp.topic, 0) + max(0, first - position)
-        await self._reader.reading(lambda: self._reader.consumer.seek(Native(*tp, max(first, position))))
+        await self._reader.go_on(tp, max(first, position), stepwise=self._stepwise)
 
     @property
     def trimmed(self) -> Mapping[str, int]:
@@ -215,8 +216,12 @@ class GroupSource:
         asked = self._reader.committing(lambda: consumer.commit(offsets=natives, asynchronous=False))
         done, _ = await asyncio.wait([asked], timeout=self._cluster.patience)
         if not done:
+            asked.add_done_callback(_seen)
             raise Unavailable(f"{self._at}: no answer in time")
         if isinstance(raised := asked.exception(), KafkaException):
+            if error_of(raised).code() == KafkaError.OFFSET_METADATA_TOO_LARGE and any(o.note for o in offsets.values()):
+                # the note is of less worth than the position
+                return await self._commit({tp: Committed(one.offset, "") for tp, one in offsets.items()})
             return self._refused(offsets, dict.fromkeys(offsets, error_of(raised)), raised)
         answered = {TopicPartition(one.topic, one.partition): one.error for one in asked.result() or ()}
         errors = {tp: error for tp, error in answered.items() if error is not None}
@@ -284,3 +289,9 @@ class GroupSource:
         """Leave the group; a pending `receive` returns."""
         self._lanes.forget()
         await self._reader.stop()
+
+
+def _seen(late: asyncio.Future[object]) -> None:
+    """What comes after its time is told to nobody."""
+    if not late.cancelled():
+        late.exception()
