@@ -194,6 +194,11 @@ class ConfluentCluster:
                 return None
             await asyncio.sleep(PAUSE)
 
+    def known(self, topic: str) -> int:
+        """As the last answer about the topic said."""
+        _ = self.client
+        return self._counts.get(topic, 0)
+
     async def led(self, topic: str) -> bool:
         """Whether each partition's leader says that it is."""
         tps = await self.partitions(topic, fresh=True)
