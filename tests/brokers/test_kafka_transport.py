@@ -308,6 +308,10 @@ async def test_partitions_are_shared_and_a_stale_settlement_is_lost(
     second = await joining
     taken.then = None
     assert taken.calls == [({f"{topic}/{n}#1" for n in range(3)}, False)]
+    async with asyncio.timeout(10):
+        while len(first._lanes) + len(second._lanes) != 3:  # type: ignore[attr-defined]
+            await asyncio.gather(first.receive(0), second.receive(0))
+            await asyncio.sleep(0.05)
     mine, yours = await lanes(first, len(first._lanes), second), await lanes(second, len(second._lanes), first)  # type: ignore[attr-defined]
     assert mine.keys() | yours.keys() == {f"{topic}/{n}" for n in range(3)}
     assert not mine.keys() & yours.keys()
@@ -367,8 +371,11 @@ async def test_held_lanes_wait_also_over_a_rebalance(
     assert bodies(got) == ["x"]
     assert list(await source.receive(10, held)) == []
     assert list(await source.receive(0)) == []
-    joined = await member(other, f"{namespace}one", group="g")
-    await joined.close()
+    joining = asyncio.create_task(member(other, f"{namespace}one", group="g"))
+    while not joining.done():
+        await source.receive(0)
+        await asyncio.sleep(0.05)
+    await (await joining).close()
     mine = await lanes(source, 2)
     assert list(await source.receive(10, set(mine.values()))) == []
     assert bodies(await take(source, 4)) in (["a", "b", "c", "x"], ["x", "a", "b", "c"])

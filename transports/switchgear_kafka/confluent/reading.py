@@ -143,7 +143,8 @@ class Reader:
         if limit <= 0:
             if self._spare:
                 self._pause(set(every))
-            self._spare += self._read(1, 0.0)
+            found = self._read(1, 0.0)  # which may change what is spare
+            self._spare += found
             return []
         held = set[TopicPartition]() if wanted is None else set(every) - set(wanted)
         self._pause(held)
