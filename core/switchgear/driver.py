@@ -327,8 +327,8 @@ class Transport(Protocol):
 
     async def subscribe(self, subscription: Subscription, revoked: Revoked) -> Source:
         """Join. Returns when everything published from then on will be delivered (where a cloud settles eventually it
-        waits, and says so in `capabilities.ready`). Creates the group, and the topic where `provision` did not, or raises
-        NotFound."""
+        waits, and says so in `capabilities.ready`). Creates the group, and the topic where `provision` did not, or
+        raises NotFound."""
         ...
 
     async def close(self) -> None:
