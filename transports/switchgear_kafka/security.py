@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from aiokafka import errors as kafka
 from aiokafka.abc import AbstractTokenProvider
 
 from switchgear.errors import ConfigurationError, Refused, Unavailable
 
-from .tokens import Tokens
 from .tuning import Settings
+
+if TYPE_CHECKING:
+    from .tokens import Tokens  # brings in http.client: only who fetches tokens is to pay for it
 
 
 class Connection(TypedDict):
