@@ -56,7 +56,7 @@ KAFKA = Workload(
     unit="ms",
     sides={
         "aiokafka": importing("import aiokafka"),
-        OURS: importing("import switchgear, switchgear_kafka.transport"),
+        OURS: importing("import switchgear, switchgear_kafka.aiokafka_engine"),
         "faststream": importing("import faststream.kafka"),
     },
     requirements=[Requirement("ms", over="aiokafka", at_most=1.25)],

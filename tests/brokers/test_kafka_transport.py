@@ -178,9 +178,7 @@ async def test_compression(kafka: Server, namespace: str, compression: str) -> N
     await transport.close()
 
 
-async def test_a_key_is_where_every_client_finds_it(
-    transport: KafkaTransport, kafka: Server, namespace: str
-) -> None:
+async def test_a_key_is_where_every_client_finds_it(transport: KafkaTransport, kafka: Server, namespace: str) -> None:
     topic = f"{namespace}t"
     await make(transport, topic, 7)
     keys = [secrets.token_bytes(n) for n in range(1, 40)]

@@ -16,17 +16,11 @@ from confluent_kafka import (
     TopicCollection,
 )
 from confluent_kafka import TopicPartition as Native
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ConfigSource,
-    NewPartitions,
-    NewTopic,
-    OffsetSpec,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from switchgear.driver import Delivery, Headers
 from switchgear.errors import Lost, Refused, SwitchgearError, Unavailable
@@ -90,9 +84,9 @@ class ConfluentCluster:
             admin.poll(0)
             heard = self._known()
             if asked.done():
-                if (error := asked.exception()) is None:
+                if (why := asked.exception()) is None:
                     break
-                raise failure(at, heard or error) from error
+                raise failure(at, heard or why) from why
             if heard is not None and (heard.code() in CERTAIN or loop.time() >= deadline):
                 raise failure(at, heard)
             if loop.time() >= deadline:
@@ -290,11 +284,11 @@ class ConfluentCluster:
     async def _offsets(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, Any]:
         if not times:
             return {}
-        specs = {
-            tp: OffsetSpec.latest() if time == LATEST else
-            OffsetSpec.earliest() if time == EARLIEST else OffsetSpec.for_timestamp(time)
-            for tp, time in times.items()
-        }  # fmt: skip
+        special: dict[int, Any] = {
+            LATEST: OffsetSpec.latest(),  # type: ignore[no-untyped-call]
+            EARLIEST: OffsetSpec.earliest(),  # type: ignore[no-untyped-call]
+        }
+        specs = {tp: special.get(time) or OffsetSpec.for_timestamp(time) for tp, time in times.items()}
 
         def send(client: AdminClient, timeout: float) -> dict[TopicPartition, Future[Any]]:
             found = client.list_offsets(

@@ -9,6 +9,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError
 
+from switchgear_kafka.tokens import Tokens
 from switchgear_kafka.tuning import Settings
 
 TOKEN = 60.0  # seconds after which a token is read from its file again
@@ -30,7 +31,9 @@ def connection(settings: Settings, heard: Callable[[KafkaError], None]) -> dict[
     }
     if settings.sasl:
         found["sasl.mechanism"] = settings.sasl
-    if settings.token_file:
+    if settings.tokens is not None:
+        found["oauth_cb"] = _endpoint(settings.tokens)
+    elif settings.token_file:
         found["oauth_cb"] = _tokens(Path(settings.token_file))
     elif settings.sasl:
         found |= {"sasl.username": settings.user, "sasl.password": settings.password}
@@ -47,5 +50,12 @@ def connection(settings: Settings, heard: Callable[[KafkaError], None]) -> dict[
 def _tokens(path: Path) -> Callable[[str], tuple[str, float]]:
     def token(_config: str) -> tuple[str, float]:
         return path.read_text(encoding="ascii").strip(), time.time() + TOKEN
+
+    return token
+
+
+def _endpoint(tokens: Tokens) -> Callable[[str], tuple[str, float]]:
+    def token(_config: str) -> tuple[str, float]:
+        return tokens.current()
 
     return token

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as Client
@@ -118,7 +118,11 @@ class Producer:
                 while True:
                     try:
                         client.produce(
-                            topic, record.value, record.key, partition, headers=record.headers or None,
+                            topic,
+                            record.value,
+                            record.key,
+                            partition,
+                            headers=cast("Any", record.headers) or None,
                             on_delivery=partial(report, record.place),
                         )
                         break

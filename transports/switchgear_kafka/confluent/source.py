@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Native
@@ -219,7 +220,9 @@ class GroupSource:
             asked.add_done_callback(_seen)
             raise Unavailable(f"{self._at}: no answer in time")
         if isinstance(raised := asked.exception(), KafkaException):
-            if error_of(raised).code() == KafkaError.OFFSET_METADATA_TOO_LARGE and any(o.note for o in offsets.values()):
+            if error_of(raised).code() == KafkaError.OFFSET_METADATA_TOO_LARGE and any(
+                o.note for o in offsets.values()
+            ):
                 # the note is of less worth than the position
                 return await self._commit({tp: Committed(one.offset, "") for tp, one in offsets.items()})
             return self._refused(offsets, dict.fromkeys(offsets, error_of(raised)), raised)
@@ -291,7 +294,7 @@ class GroupSource:
         await self._reader.stop()
 
 
-def _seen(late: asyncio.Future[object]) -> None:
+def _seen(late: asyncio.Future[Any]) -> None:
     """What comes after its time is told to nobody."""
     if not late.cancelled():
         late.exception()
