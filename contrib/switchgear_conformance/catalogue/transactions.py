@@ -53,7 +53,7 @@ async def chain(c: Context, kind: str, topic: Topic[str]) -> list[str]:
     failed = set[str]()
 
     @bus.subscribe(
-        topic, group="group", to=shipped, delivery="exactly_once", concurrency=40, retry=Retry(attempts=3, base=0.05)
+        topic, group="group", to=shipped, delivery="exactly_once", concurrency=40, retry=Retry(attempts=20, base=0.05)
     )
     async def ship(order: str) -> str:
         n = int(order[1:])

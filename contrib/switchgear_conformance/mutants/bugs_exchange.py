@@ -123,12 +123,15 @@ class TokensPerTopic(Bug):
     """The token of a delivery is its number in its topic, and the core has to make partitions."""
 
     fails = {
+        "4.bus.keys",
         "15.driver",
         "33.bus",
         "34.bus",
-        "4.bus.keys",
         "41.bus.keys",
         "51.bus.keys",
+        "53.bus",
+        "53.bus.keys",
+        "53.bus.log",
         "81.driver.lanes",
         "82.bus",
         "82.driver.lanes",
@@ -136,9 +139,9 @@ class TokensPerTopic(Bug):
         "83.driver.lanes",
         "87.bus.keys",
         "88.bus.keys",
+        "90.bus.order",
         "94.bus",
         "94.driver",
-        "90.bus.order",
     }
 
     def __init__(self) -> None:
@@ -169,6 +172,12 @@ class TokensPerTopic(Bug):
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         return await s.settle([structs.replace(one, delivery=self._back(one.delivery)) for one in batch])
+
+    async def commit(
+        self, t: Any, s: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float
+    ) -> None:
+        right = [structs.replace(one, delivery=self._back(one.delivery)) for one in settled]
+        await t.commit(s, right, produced, deadline)
 
     def headers(self, s: Source, d: Delivery) -> Headers:
         return s.headers(self._back(d))

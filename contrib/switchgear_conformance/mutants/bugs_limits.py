@@ -74,7 +74,7 @@ class TooLongIsCut(Bug):
 class BodyUnchecked(Bug):
     """The core sends what is longer than declared, and the broker stores what fits."""
 
-    fails = {"5.bus", "14.bus"}
+    fails = {"5.bus", "14.bus", "54.driver.refused"}
 
     def capabilities(self, c: Capabilities) -> Capabilities:
         return replace(c, body=c.body - 1000)

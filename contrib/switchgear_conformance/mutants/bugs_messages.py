@@ -146,7 +146,7 @@ class HeadersCut(Bug):
 class TokenOfTheDelivery(Bug):
     """A token names a hand-out, not the stored message."""
 
-    fails = {"15.driver", "36.driver", "75.driver"}
+    fails = {"15.driver", "36.driver", "53.bus.log", "75.driver"}
 
     def __init__(self) -> None:
         self.count = 0
@@ -160,12 +160,17 @@ class TokenOfTheDelivery(Bug):
         return found
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
-        right: list[Settlement] = []
-        for one in batch:
-            token: Any = one.delivery.token
-            delivery = msgspec.structs.replace(one.delivery, token=token[0])
-            right.append(msgspec.structs.replace(one, delivery=delivery))
-        return await s.settle(right)
+        return await s.settle([self._right(one) for one in batch])
+
+    async def commit(
+        self, t: Any, s: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float
+    ) -> None:
+        await t.commit(s, [self._right(one) for one in settled], produced, deadline)
+
+    @staticmethod
+    def _right(one: Settlement) -> Settlement:
+        token: Any = one.delivery.token
+        return msgspec.structs.replace(one, delivery=msgspec.structs.replace(one.delivery, token=token[0]))
 
 
 class PositionOfTheMember(Bug):

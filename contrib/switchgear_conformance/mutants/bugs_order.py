@@ -42,8 +42,16 @@ class OneKeyAtATime(Bug):
     """A source that keeps order hands out nothing of a key while it has anything of another in flight."""
 
     fails = {
-        "33.driver.hot", "34.bus", "41.bus.keys", "51.bus.keys", "81.driver.keys", "82.driver", "83.driver", "83.bus",
-    }  # fmt: skip
+        "33.driver.hot",
+        "34.bus",
+        "41.bus.keys",
+        "51.bus.keys",
+        "53.bus.keys",
+        "81.driver.keys",
+        "82.driver",
+        "83.bus",
+        "83.driver",
+    }
 
     def __init__(self) -> None:
         self._flying: dict[Source, dict[object, bytes]] = {}

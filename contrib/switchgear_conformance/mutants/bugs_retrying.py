@@ -97,12 +97,13 @@ class LeaseNeverEnds(Bug):
 
     fails = {
         "40.driver.ended",
+        "54.driver.fenced",
         "72.driver",
         "81.driver",
         "81.driver.keys",
         "82.driver",
-        "88.driver.lease",
         "88.bus.lease",
+        "88.driver.lease",
     }
 
     async def subscribe(self, t: Transport, subscription: Subscription, revoked: Revoked) -> Source:
