@@ -60,7 +60,7 @@ class ConfluentCluster:
     # ---- the connection -------------------------------------------------------------------------------------------
 
     @property
-    def client(self) -> AdminClient:
+    def client(self) -> Any:
         """The connected client. Raises Unavailable before `connect` and after `close`."""
         if self._open is None:
             raise Unavailable(f"{self.at} is not connected")
@@ -101,7 +101,7 @@ class ConfluentCluster:
         return self._heard
 
     @staticmethod
-    def _describe(admin: AdminClient, timeout: float) -> Future[Any]:
+    def _describe(admin: Any, timeout: float) -> Future[Any]:
         found: Future[Any] = admin.describe_cluster(request_timeout=timeout)
         return found
 
@@ -127,7 +127,7 @@ class ConfluentCluster:
 
     # ---- asking ---------------------------------------------------------------------------------------------------
 
-    async def ask(self, send: Callable[[AdminClient, float], Mapping[K, Future[Any]]], what: str = "") -> dict[K, Any]:
+    async def ask(self, send: Callable[[Any, float], Mapping[K, Future[Any]]], what: str = "") -> dict[K, Any]:
         """Each answer, or the KafkaError in its place; asked again while the cluster sorts itself out."""
         until, loop = self.soon(), asyncio.get_running_loop()
         at = f"{self.at}: {what}" if what else self.at
@@ -152,7 +152,7 @@ class ConfluentCluster:
                 return found
             await asyncio.sleep(PAUSE)
 
-    async def _one(self, send: Callable[[AdminClient, float], Future[Any]], what: str) -> Any:
+    async def _one(self, send: Callable[[Any, float], Future[Any]], what: str) -> Any:
         """The only answer. Raises its error."""
         (found,) = (await self.ask(lambda client, timeout: {0: send(client, timeout)}, what)).values()
         if isinstance(found, KafkaError):
@@ -290,7 +290,7 @@ class ConfluentCluster:
         }
         specs = {tp: special.get(time) or OffsetSpec.for_timestamp(time) for tp, time in times.items()}
 
-        def send(client: AdminClient, timeout: float) -> dict[TopicPartition, Future[Any]]:
+        def send(client: Any, timeout: float) -> dict[TopicPartition, Future[Any]]:
             found = client.list_offsets(
                 {Native(*tp): spec for tp, spec in specs.items()}, request_timeout=timeout,
                 isolation_level=IsolationLevel.READ_COMMITTED,

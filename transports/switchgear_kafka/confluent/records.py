@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 from confluent_kafka import Message
 
@@ -37,8 +38,7 @@ def _headers(message: Message) -> Iterable[tuple[str, bytes]]:
 
 
 def _message(delivery: Delivery) -> Message:
-    assert isinstance(delivery.native, Message)
-    return delivery.native
+    return cast("Message", delivery.native)
 
 
 def headers(delivery: Delivery) -> Headers:
