@@ -71,7 +71,9 @@ class Envelopes:
     ) -> None:
         """A message to be sent, with all others in as few batches as the driver takes; a tombstone has a key."""
         key = b"gone" if body is None and key is None else key
-        self.sent.append(out(self.c.name(), body, key, media=media, headers=list(headers), marked=marked))
+        binding = self.transport.capabilities.binding  # a driver may go by the headers' names
+        acted_on = [(f"{binding}sgattempt", b"1")] if marked else []
+        self.sent.append(out(self.c.name(), body, key, media=media, headers=[*headers, *acted_on], marked=marked))
 
     async def finish(self) -> None:
         """Send, receive, compare."""
