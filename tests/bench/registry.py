@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from . import (
     import_time,
+    kafka_confluent,
     kafka_consume,
     kafka_latency,
     kafka_publish,
@@ -31,5 +32,7 @@ WORKLOADS: Mapping[str, Workload] = {
         kafka_consume.NO_ORDER,
         kafka_consume.KEY_ORDER,
         kafka_latency.WORKLOAD,
+        kafka_confluent.PUBLISH,
+        kafka_confluent.CONSUME,
     )
 }
