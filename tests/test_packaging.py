@@ -136,7 +136,7 @@ def test_the_metadata_names_two_base_dependencies_and_every_extra(built: Path) -
     required = [line.split(": ", 1)[1] for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     assert {r.split(">")[0] for r in required if "extra ==" not in r} == BASE
     extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
-    assert extras == {"cli", "redis", "kafka", "sql", "conformance", "all"}
+    assert extras == {"cli", "redis", "kafka", "kafka-confluent", "sql", "conformance", "all"}
 
 
 @pytest.mark.parametrize("how", ["wheel", "sdist", "editable"])

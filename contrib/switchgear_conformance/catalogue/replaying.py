@@ -57,8 +57,11 @@ async def dedup_per_hop_replay_through_bus(c: Context) -> None:
 
 @case(89, "groups", "registry", "browsable", "lagged", level="bus", part="replay", bound=60.0)
 async def copy_only_to_its_group_replay_through_bus(c: Context) -> None:
-    """Dead letters that are replayed reach the group that failed, also where it did not read its return address
-    before, with nothing of their past, and no other group; none is listed any more."""
+    """Dead letters that are replayed reach the group that failed, and no other group.
+
+    So it is where the group did not read its return address before. They come with nothing of their past, and none is
+    listed any more.
+    """
     mine, theirs, bus = c.log(), c.log(), c.bus()
 
     @bus.subscribe(ORDERS, group="group")
