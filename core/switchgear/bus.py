@@ -302,7 +302,7 @@ class Bus(Router):
                     log.warning("%s", said)
             await core.prepare(assembled)
             consumers = [core.add(one) for one in assembled]
-            await asyncio.gather(*(consumer.ready for consumer in consumers))
+            await core.joined(consumers)
             yield
             failed = next((c.failure for c in consumers if c.failure is not None), None)
             if failed is not None:

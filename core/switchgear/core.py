@@ -374,6 +374,17 @@ class Core:
         assert self.publisher is not None
         await self.publisher.send_now(out, deadline)
 
+    @staticmethod
+    async def joined(consumers: Sequence[Consumer]) -> None:
+        """Return when they are subscribed. Raises what makes it impossible, Misuse where the bus is closed before."""
+        if not consumers:
+            return
+        done, _ = await asyncio.wait([one.ready for one in consumers], return_when=asyncio.FIRST_EXCEPTION)
+        for ready in done:
+            if ready.cancelled():
+                raise Misuse("the bus was closed")
+            ready.result()
+
     async def listening(self, deadline: float) -> Replies:
         """The answers to this bus's requests, subscribed to. Raises Unsupported, or Unavailable at the deadline."""
         if self.closed:

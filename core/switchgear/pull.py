@@ -214,7 +214,7 @@ async def pulling(
     engine = core.add(assembled)
     consumer: Consumer[Any] = Consumer(engine, idle)
     try:
-        await engine.ready
+        await core.joined([engine])
         yield consumer
     finally:
         await core.remove(engine, bus._deadline())

@@ -311,3 +311,24 @@ async def test_a_consumer_that_begins_while_the_bus_closes_is_told(monkeypatch: 
                 pass
         await closing[0]
     assert not core.consumers
+
+
+@virtual
+async def test_who_waits_to_join_is_told_that_the_bus_is_closed() -> None:
+    bus, _, _ = a_bus()
+
+    async def away(*_: object) -> Any:
+        raise Unavailable("the broker is away")
+
+    async def pull() -> None:
+        async with bus.consumer(loose, group="g"):
+            pass
+
+    await bus.__aenter__()
+    assert bus._open is not None
+    bus._open.transport.subscribe = away  # type: ignore[method-assign]
+    pulling = asyncio.create_task(pull())
+    await asyncio.sleep(1)
+    await bus.close()
+    with pytest.raises(Misuse, match="closed"):
+        await pulling
