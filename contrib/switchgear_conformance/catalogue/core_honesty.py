@@ -57,10 +57,10 @@ async def capability_honesty(c: Context) -> None:
     if caps.dedup is None:
         for body in ("first", "second"):
             await c.stored(t, out(c.name(), body, dedup="one token"))
-        found = bodies(await m.drain(1))
-        more = await m.receive()
+        found = await m.drain(1)
+        found += (more := await m.receive())
         await m.settle(more)
-        assert found == [b"first"]
+        assert b"first" in bodies(found)
         if not more:
             c.remark("it stores a token once, and declares no deduplication")
     await m.nothing()

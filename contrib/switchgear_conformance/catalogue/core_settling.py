@@ -26,8 +26,8 @@ async def ack_final(c: Context) -> None:
     await c.stored(t, *(out(c.name(), body) for body in numbered(MANY)))
     found: list[bytes | None] = []
     while len(found) < MANY:
-        for m in (one, two)[: 1 + bool(found)]:
-            some = await m.receive(MANY)
+        for m in (one, two):  # which of them a lane is with is not said
+            some = await m.receive(MANY - len(found))
             await m.settle(some)
             found += bodies(some)
     each_once(found, numbered(MANY))
