@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
-from switchgear.driver import Capabilities, Delivery, Headers, Revoked, Source, Subscription
+from switchgear.driver import Capabilities, Delivery, Headers, Revoked, Settlement, Source, Subscription
 from switchgear.errors import NotFound, SwitchgearError, TransportError
 
 from .tuning import Settings
@@ -217,6 +217,15 @@ class Reader(Source, Protocol):
 
     async def join(self) -> None:
         """Return when everything published from then on will be delivered. Raises TransportError."""
+        ...
+
+
+@runtime_checkable
+class Transacting(Protocol):
+    """A source of an engine that has transactions."""
+
+    async def commit(self, settled: Sequence[Settlement], queues: Queues, deadline: float) -> None:
+        """Store what is queued and carry out what is settled, both or neither, as `Transactional.commit` says."""
         ...
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeAlias, cast
 
 import msgspec
@@ -99,6 +100,20 @@ class Lanes:
                 else:
                     found.note = offsets[found.tp].note
         return outcomes
+
+    @asynccontextmanager
+    async def together(self, batch: Sequence[Settlement]) -> AsyncIterator[Mapping[TopicPartition, Committed]]:
+        """The watermarks, to be committed inside, all of them. Raises Lost where one is of a lane that is not ours."""
+        outcomes: list[TransportError | None] = [None] * len(batch)
+        async with self.lock:
+            offsets = self.watermarks(batch, outcomes)
+            for outcome in outcomes:
+                if outcome is not None:
+                    raise outcome
+            ours = {tp: self.current[tp] for tp in offsets}
+            yield offsets
+            for tp, one in ours.items():
+                one.note = offsets[tp].note
 
 
 def offset_of(delivery: Delivery) -> int:

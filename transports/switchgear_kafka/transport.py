@@ -17,16 +17,18 @@ from switchgear.driver import (
     Resource,
     Revoked,
     Row,
+    Settlement,
     Settling,
+    Source,
     Start,
     Subscription,
     TopicInfo,
 )
 from switchgear.emulate.partitions import murmur2
-from switchgear.errors import NotFound, NotSent, Refused, TransportError
+from switchgear.errors import NotFound, NotSent, Refused, TransportError, Unsupported
 
 from . import admin, provisioning
-from .cluster import Engine, Queues, Reader, Record, TopicPartition
+from .cluster import Engine, Queues, Reader, Record, TopicPartition, Transacting
 from .headers import written
 from .probing import probe
 from .registry import LogRegistry
@@ -54,7 +56,7 @@ HASHES = 100_000  # keys whose hash is remembered
 
 
 class KafkaTransport:
-    """A Kafka cluster. Also Registry, Seekable, Lagged, Browsable, Provisioner."""
+    """A Kafka cluster. Also Registry, Seekable, Lagged, Browsable, Provisioner, Transactional, Advising."""
 
     def __init__(self, engine: Engine) -> None:
         self.capabilities = engine.adapted(CAPABILITIES)
@@ -185,6 +187,27 @@ class KafkaTransport:
         """Leave every group and close every connection."""
         await asyncio.gather(*(source.close() for source in list(self._sources)))
         await self._engine.close()
+
+    # ---- exactly once ---------------------------------------------------------------------------------------------
+
+    async def commit(
+        self, source: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float
+    ) -> None:
+        """Transactional, where `capabilities.transactions`; else raises Unsupported, naming the client that can."""
+        if not isinstance(source, Transacting):
+            raise Unsupported(f"{self.cluster.at}: no transactions here; {self.advice('exactly_once')}")
+        outcomes: list[TransportError | None] = [None] * len(produced)
+        queues = await self.split(produced, outcomes)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+        await source.commit(settled, queues, deadline)
+
+    def advice(self, need: str) -> str:
+        """Advising: which client does more."""
+        if need != "exactly_once" or self.capabilities.transactions:
+            return ""
+        return "add ?client=confluent to the URL (pip install 'switchgear[kafka-confluent]')"
 
     # ---- optional protocols: see `registry`, `admin`, `provisioning` ----------------------------------------------
 

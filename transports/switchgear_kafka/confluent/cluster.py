@@ -304,17 +304,24 @@ class ConfluentCluster:
         asked = ConsumerGroupTopicPartitions(group, [Native(*tp) for tp in tps])
         if not asked.topic_partitions:
             return {}
-        found = await self._one(
-            lambda client, timeout: client.list_consumer_group_offsets([asked], request_timeout=timeout)[group],
-            f"group {group!r}",
-        )
-        out: dict[TopicPartition, Committed] = {}
-        for one in found.topic_partitions:
-            if one.error is not None:
-                raise failure(f"{self.at}: group {group!r}", one.error)
-            if one.offset >= 0:
-                out[TopicPartition(one.topic, one.partition)] = Committed(one.offset, one.metadata or "")
-        return out
+        until, loop = self.soon(), asyncio.get_running_loop()
+        while True:
+            found = await self._one(
+                lambda client, timeout: client.list_consumer_group_offsets(
+                    [asked], request_timeout=timeout, require_stable=True
+                )[group],
+                f"group {group!r}",
+            )
+            errors = {one.error.code(): one.error for one in found.topic_partitions if one.error is not None}
+            if set(errors) != {KafkaError.UNSTABLE_OFFSET_COMMIT} or loop.time() >= until:
+                break
+            await asyncio.sleep(PAUSE)  # a transaction is open: of a member that is dead, until its time is over
+        for error in errors.values():
+            raise failure(f"{self.at}: group {group!r}", error)
+        return {
+            TopicPartition(one.topic, one.partition): Committed(one.offset, one.metadata or "")
+            for one in found.topic_partitions if one.offset >= 0
+        }  # fmt: skip
 
     async def place(self, group: str, offsets: Mapping[TopicPartition, int]) -> Refusals:
         """Commit as nobody."""

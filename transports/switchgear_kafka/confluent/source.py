@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Native
 
 from switchgear.driver import Capabilities, Delivery, Fence, Headers, Revoked, Settlement, Subscription
 from switchgear.errors import Lost, MaybeSent, TransportError, Unavailable
-from switchgear_kafka.cluster import EARLIEST, JOIN, LATEST, Committed, TopicPartition, existing, lane
+from switchgear_kafka.cluster import EARLIEST, JOIN, LATEST, Committed, Queues, TopicPartition, existing
 from switchgear_kafka.lanes import Lanes
 from switchgear_kafka.positions import found, known, resume
 
 from . import records
 from .cluster import ConfluentCluster
+from .committing import Commits
 from .failures import GONE, error_of, failure
 from .reading import OutOfRangeAt, Reader
+from .transacting import Transactions
 
 MARGIN = 5.0  # seconds that a callback waits for the loop, beside what handlers may take
 
@@ -39,6 +40,9 @@ class GroupSource:
         self._stepwise = cluster.settings.tuning.group_protocol == "consumer"
         """Partitions are given and taken one by one (KIP-848), not all at once."""
         self._lanes = Lanes(self._at)
+        self._commits = Commits(self._reader, self._at, cluster.patience)
+        name = f"{self._group}.{subscription.consumer}"  # nobody else ever has it
+        self._transactions = Transactions(cluster, name, subscription.lease)
         self._topics = frozenset(subscription.topics)
         self._known: set[str] = set()
         self._trimmed: dict[str, int] = {}
@@ -91,7 +95,7 @@ class GroupSource:
 
     async def _resume(self, tps: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed]:
         async def commit(offsets: Mapping[TopicPartition, Committed]) -> None:
-            for error in (await self._commit(offsets)).values():
+            for error in (await self._commits.commit(offsets)).values():
                 raise error
 
         begun = await resume(self._cluster, self._group, tps, self._subscription.start, self._known, commit)
@@ -188,7 +192,7 @@ class GroupSource:
         first = (await self._cluster.offsets({tp: EARLIEST}))[tp]
         last = (await self._cluster.offsets({tp: LATEST}))[tp]
         if position > last:
-            await self._commit({tp: Committed(first, ours.note)})
+            await self._commits.commit({tp: Committed(first, ours.note)})
             raise Lost(
                 f"{self._at}: {tp.topic!r}, partition {tp.partition} ends at {last}, before our position {position}: "
                 "the topic was made anew or lost its end; going on with its oldest message"
@@ -209,52 +213,13 @@ class GroupSource:
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         """Commit watermarks; Lost for partitions that are not ours."""
-        return await self._lanes.settle(batch, self._commit)
+        return await self._lanes.settle(batch, self._commits.commit)
 
-    async def _commit(self, offsets: Mapping[TopicPartition, Committed]) -> Mapping[TopicPartition, TransportError]:
-        natives = [Native(*tp, one.offset, one.note) for tp, one in offsets.items()]
-        consumer = self._reader.consumer
-        asked = self._reader.committing(lambda: consumer.commit(offsets=natives, asynchronous=False))
-        done, _ = await asyncio.wait([asked], timeout=self._cluster.patience)
-        if not done:
-            asked.add_done_callback(_seen)
-            raise Unavailable(f"{self._at}: no answer in time")
-        if isinstance(raised := asked.exception(), KafkaException):
-            if error_of(raised).code() == KafkaError.OFFSET_METADATA_TOO_LARGE and any(
-                o.note for o in offsets.values()
-            ):
-                # the note is of less worth than the position
-                return await self._commit({tp: Committed(one.offset, "") for tp, one in offsets.items()})
-            return self._refused(offsets, dict.fromkeys(offsets, error_of(raised)), raised)
-        answered = {TopicPartition(one.topic, one.partition): one.error for one in asked.result() or ()}
-        errors = {tp: error for tp, error in answered.items() if error is not None}
-        long = [tp for tp, error in errors.items() if error.code() == KafkaError.OFFSET_METADATA_TOO_LARGE]
-        if long and any(offsets[tp].note for tp in long):  # the note is of less worth than the position
-            for tp in long:
-                del errors[tp]
-            return {
-                **self._refused(offsets, errors, None),
-                **await self._commit({tp: Committed(offsets[tp].offset, "") for tp in long}),
-            }
-        return self._refused(offsets, errors, None)
-
-    def _refused(
-        self, offsets: Mapping[TopicPartition, Committed], errors: Mapping[TopicPartition, KafkaError],
-        cause: BaseException | None,
-    ) -> dict[TopicPartition, TransportError]:  # fmt: skip
-        refused: dict[TopicPartition, TransportError] = {}
-        for tp in offsets:
-            error = errors.get(tp)
-            if error is None:
-                continue
-            if error.code() in GONE:
-                refused[tp] = Lost(f"{self._at}: {lane(tp)} was taken from us")
-                continue
-            ours = failure(f"{self._at}: {lane(tp)}", error)
-            if isinstance(ours, Unavailable):
-                raise ours from cause
-            refused[tp] = ours if isinstance(ours, TransportError) else MaybeSent(str(ours))
-        return refused
+    async def commit(self, settled: Sequence[Settlement], queues: Queues, deadline: float) -> None:
+        """Store what is queued and commit watermarks in one transaction. Raises as `Transactional.commit` does."""
+        async with self._lanes.together(settled) as offsets:
+            asked = self._reader.committing(self._reader.consumer.consumer_group_metadata)
+            await self._transactions.commit(queues, offsets, await asked, deadline)
 
     async def assign(self, topics: Mapping[str, Fence | None]) -> None:
         """Read these topics from now on; the group rebalances."""
@@ -291,10 +256,5 @@ class GroupSource:
     async def close(self) -> None:
         """Leave the group; a pending `receive` returns."""
         self._lanes.forget()
+        await self._transactions.close()
         await self._reader.stop()
-
-
-def _seen(late: asyncio.Future[Any]) -> None:
-    """What comes after its time is told to nobody."""
-    if not late.cancelled():
-        late.exception()

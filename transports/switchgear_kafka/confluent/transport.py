@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from switchgear.driver import Capabilities, Revoked, Subscription
 from switchgear_kafka.cluster import Reader
 from switchgear_kafka.transport import KafkaTransport
@@ -21,8 +23,8 @@ class ConfluentEngine:
         self.producer = Producer(self.cluster)
 
     def adapted(self, capabilities: Capabilities) -> Capabilities:
-        """All of them."""
-        return capabilities
+        """All of them, and transactions."""
+        return replace(capabilities, transactions=True)
 
     def reader(self, capabilities: Capabilities, subscription: Subscription, revoked: Revoked) -> Reader:
         """A source that has yet to join."""
