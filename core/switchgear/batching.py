@@ -32,8 +32,9 @@ async def work_batches(c: Consumer, slot: Slot) -> None:
             await _gather(c, batch, size, wait)
             c.gathered = []
             batch = _still_ours(c, batch)
-            ends = min((d.until for d in batch), default=c.valid_until)
-            if c.time() > min(c.valid_until, ends) or _ending(c):  # no new handler
+            ends = min((d.until for d in batch), default=float("inf"))
+            now = c.time()
+            if now > ends or not c.may_begin(now) or _ending(c):  # no new handler
                 c.lanes.restore(batch)
                 await asyncio.sleep(0 if _ending(c) else 0.01)
                 continue

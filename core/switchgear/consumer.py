@@ -24,6 +24,7 @@ from .draining import abandon, drain, end_workers
 from .driver import (
     Delivery,
     Fence,
+    Membership,
     Order,
     Outgoing,
     Registry,
@@ -120,7 +121,8 @@ class Consumer:
         """What the fetching waits for, while there is no room."""
         self.prefetch = max(2 * self.settings.concurrency, 2 * (program.batch.size if program.batch else 1), 16)
         self.valid_until = float("inf")
-        """No handler may start after it: the end of the lease by which this member is the active one."""
+        """No handler may start after it, unless `may_begin` says so: the end of the lease by which this member is the
+        active one, or of what its source has last told of its membership."""
         self.slots: list[Slot] = []
         self.gathering = asyncio.Lock()
         self.gathered: list[Delivery] = []
@@ -129,6 +131,8 @@ class Consumer:
         """Pull style: by token, what the program has and has not settled."""
         self.handed_at: dict[Hashable, float] = {}
         self.source: Source | None = None
+        self.membership: Membership | None = None
+        """The source, if its lanes are ours only as long as the group hears of us."""
         self.source_opened = False
         """Whether there has been a source; then there are the two that follow."""
         self.reading: Reading
@@ -281,7 +285,8 @@ class Consumer:
                         await lease.release()
                 except (TransportError, TimeoutError) as error:
                     log.debug("%s: the lease runs out by itself: %s", program.where, said(error))
-                self.valid_until = float("inf")
+            self.membership = None
+            self.valid_until = float("inf")
 
     def _topics(self) -> dict[str, Fence | None]:
         """What is read: the topic, and what comes back to this group alone."""
@@ -329,6 +334,9 @@ class Consumer:
         program, settings, host = self.program, self.settings, self.host
         before = self.settler.done if self.source_opened else []  # handled since the last source was left
         self.source, self.source_opened = source, True
+        elsewhere = program.leased is not None or settings.delivery == "at_most_once"  # a lease, or what came is ours
+        if isinstance(source, Membership) and not elsewhere:
+            self.membership, self.valid_until = source, source.valid_until
         self.reading = program.reading(source, self.failures)
         if program.pull:
             self.reading.engine = self  # type: ignore[attr-defined]
@@ -444,6 +452,12 @@ class Consumer:
         self.host.count(event, self.program.topic, self.program.group, n)
 
     # ---- what is held ---------------------------------------------------------------------------------------------
+
+    def may_begin(self, now: float) -> bool:
+        """Whether a handler may start; where the time is over, the source is asked whether it goes on."""
+        if now > self.valid_until and self.membership is not None:
+            self.valid_until = self.membership.valid_until
+        return now <= self.valid_until
 
     def running(self) -> list[Delivery]:
         """What handlers are at."""

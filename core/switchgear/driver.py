@@ -459,6 +459,21 @@ class Trimming(Protocol):
 
 
 @runtime_checkable
+class Membership(Protocol):
+    """A source whose lanes go to others when the group has not heard of this member for a while."""
+
+    @property
+    def valid_until(self) -> float:
+        """Until when no other member can have its lanes, as far as it is proven, on the loop's clock.
+
+        No handler starts later. It is asked for again and again once it has passed: the source proves its membership
+        anew (in `receive`, or whenever its client speaks with the group) and then tells a later instant, or it calls
+        `revoked`. Time in which the process stood still counts: what was proven before it is no proof after it.
+        """
+        ...
+
+
+@runtime_checkable
 class Transactional(Protocol):
     async def commit(
         self, source: Source, settled: Sequence[Settlement], produced: Sequence[Outgoing], deadline: float

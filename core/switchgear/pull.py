@@ -85,14 +85,17 @@ class Consumer(AsyncIterator[Message[T]], Generic[T]):
     async def _take(self, until: float | None) -> Delivery | None:
         engine = self._engine
         ready = engine.lanes.ready
-        while not ready or engine.ending:
+        while not ready or engine.ending or not engine.may_begin(engine.time()):
             if engine.failure is not None:
                 raise engine.failure
             if engine.finished.is_set():
                 return None
             if until is not None and engine.clock.monotonic() >= until:
                 return None
-            await _something(engine, until)
+            if ready and not engine.ending:
+                await asyncio.sleep(0.01)  # it is not known whether they are still ours
+            else:
+                await _something(engine, until)
         delivery = ready.popleft()
         if 2 * len(ready) <= engine.prefetch:
             engine.wake_room()

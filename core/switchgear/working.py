@@ -84,6 +84,7 @@ async def work(c: Consumer, slot: Slot) -> None:
                         await asyncio.sleep(0.01)
                         break
                     delivery = current
+                    until = min(now + SLICE, c.valid_until)
                 else:
                     ready.appendleft(delivery)
                     if 2 * len(ready) <= c.prefetch:
@@ -128,7 +129,7 @@ def _leased(c: Consumer, delivery: Delivery, now: float) -> Delivery | None:
     """What took the delivery's place and has a lease; None where there is none: then it waits until it is renewed."""
     lanes = c.lanes
     current = lanes.held.get(delivery.token)
-    if current is not None and now <= c.valid_until and now <= current.until:
+    if current is not None and now <= current.until and c.may_begin(now):
         return current
     if current is not None:
         lanes.ready.append(current)  # behind those whose leases are good

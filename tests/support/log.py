@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,8 +56,11 @@ class Log:
 
     async def connect(self, deadline: float) -> None: ...
 
+    def open(self, revoked: Callable[..., Awaitable[None]]) -> LogSource:
+        return LogSource(self, revoked)
+
     async def subscribe(self, subscription: Subscription, revoked: Callable[..., Awaitable[None]]) -> LogSource:
-        source = LogSource(self, revoked)
+        source = self.open(revoked)
         self.sources.append(source)
         return source
 
@@ -164,6 +168,19 @@ class LogSource:
     async def close(self) -> None:
         self._closed = True
         self.wake()
+
+
+class Group(Log):
+    """A log whose members own their partitions until an instant that the test decides."""
+
+    def open(self, revoked: Callable[..., Awaitable[None]]) -> LogSource:
+        return Member(self, revoked)
+
+
+class Member(LogSource):
+    """A source with an end: `valid_until`."""
+
+    valid_until = math.inf
 
 
 class UpLink:

@@ -5,6 +5,7 @@ It is one of the kit's own schemes (`switchgear_conformance.schemes`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qs, quote, urlsplit
@@ -116,6 +117,11 @@ class MutatedSource:
     @property
     def trimmed(self) -> Mapping[str, int]:
         return getattr(self.inner, "trimmed", {})
+
+    @property
+    def valid_until(self) -> float:
+        until: float = getattr(self.inner, "valid_until", math.inf)
+        return until
 
     async def receive(self, limit: int, held: Collection[str] = ()) -> Sequence[Delivery]:
         return await self.bug.receive(self.inner, limit, held)
