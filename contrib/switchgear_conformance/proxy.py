@@ -20,7 +20,7 @@ from .harness import Address, HarnessLied, Proxied
 HOST = "127.0.0.1"
 CHUNK = 1 << 16  # bytes read at once
 QUEUED = 16  # chunks that are on their way in one direction
-TURNS = 4  # of the loop between two slices, so that a client on this loop reads them one by one
+TURNS = 4  # of the loop: what is under way on this loop gets to its end
 RST = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds
 
 Way = Literal["up", "down"]
@@ -118,6 +118,8 @@ class Line:
         """End every connection and give the ports back."""
         for proxy in self._proxies:
             proxy.close()
+        for _ in range(TURNS):  # a client that was taken in this turn comes to `accepted` in one of the next
+            await asyncio.sleep(0)
         await self.reset()
         for proxy in self._proxies:
             proxy.reserved.close()
@@ -331,7 +333,7 @@ class Connection:
                     line.bytes[way] += len(part)
                     await writer.drain()
                 if faults.slices:
-                    for _ in range(TURNS):
+                    for _ in range(TURNS):  # a client on this loop reads slices one by one
                         await asyncio.sleep(0)
 
     def _passing(self, way: Way, piece: bytes) -> Iterator[bytes]:
