@@ -77,6 +77,7 @@ def any_place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A broker for this test alone; also Kafka, which takes some seconds to start."""
     if request.param == "sqlite":
         return Place(f"sqlite:///{tmp_path / 'broker.db'}")
-    start: OwnRedis | OwnKafka = request.getfixturevalue(f"own_{request.param}")
+    server, _, client = request.param.partition("+")
+    start: OwnRedis | OwnKafka = request.getfixturevalue(f"own_{server}")
     broker = start()
-    return Place(broker.url, broker)
+    return Place(f"{broker.url}?client={client}" if client else broker.url, broker)

@@ -54,8 +54,16 @@ async def test_broker_goes_away(what: str, own_redis: OwnRedis, tmp_path: Path) 
         assert not oracle.failed | oracle.unsure, "the outage was shorter than the timeout of publish"
 
 
-async def test_zombie_harms_nobody(place: Place, tmp_path: Path) -> None:
+ANYWHERE = [
+    *(pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("sqlite", "redis", "kafka")),
+    pytest.param("kafka+confluent", marks=pytest.mark.kafka),
+]
+
+
+@pytest.mark.parametrize("any_place", ANYWHERE, indirect=True)
+async def test_zombie_harms_nobody(any_place: Place, tmp_path: Path) -> None:
     """A member that was stopped beyond its lease wakes up amid handlers: its settlements are refused."""
+    place = any_place
     async with Crew(tmp_path / "crew") as crew:
         oracle = Oracle(crew.folder)
         oracle.published_path.touch()

@@ -6,13 +6,20 @@ import math
 import time
 
 
+def tenable(lease: float, rebalance: float) -> float:
+    """Seconds after a heartbeat in which nobody else gets a member's partitions: the group waits for a member that it
+    has not heard of until its session ends, or a rebalance does."""
+    return min(lease, rebalance)
+
+
 class Tenure:
     """What is proven of a membership, on the system's monotonic clock. May be used from several threads."""
 
     def __init__(self, within: float) -> None:
         self._within = within
         """Seconds for which one sign of life is enough."""
-        self._awake = -math.inf
+        self.seen = -math.inf
+        """When the process was last known to run."""
         self.until = -math.inf
         """When what is proven ends."""
 
@@ -27,10 +34,6 @@ class Tenure:
 
     def awake(self) -> None:
         """The process runs, and so do the heartbeats in a thread of it. Once the time is over that proves nothing."""
-        self._awake = now = time.monotonic()
+        self.seen = now = time.monotonic()
         if now <= self.until:
             self.until = now + self._within
-
-    def begun(self) -> None:
-        """A membership begins, of which the group told after the process was last known to run."""
-        self.proven(self._awake)

@@ -18,7 +18,9 @@ from .aiokafka_cluster import GONE, AiokafkaCluster
 from .cluster import EARLIEST, JOIN, LATEST, Committed, TopicPartition, existing, lane
 from .consumers import Reader
 from .failures import CONNECT, failure
+from .heartbeats import Heartbeats
 from .lanes import Lanes
+from .membership import Tenure, tenable
 from .positions import found, known, resume
 from .purging import Purge
 from .wire import NOBODY, Member
@@ -27,7 +29,7 @@ ENDING = 1.0  # seconds that a client may take to connect whose source is not wa
 
 
 class GroupSource(ConsumerRebalanceListener):
-    """One member of a consumer group. Also Trimming."""
+    """One member of a consumer group. Also Trimming and Membership."""
 
     def __init__(
         self, cluster: AiokafkaCluster, capabilities: Capabilities, subscription: Subscription, revoked: Revoked
@@ -39,6 +41,8 @@ class GroupSource(ConsumerRebalanceListener):
         self._group = subscription.group
         self._reader = Reader(cluster.wire, self._group, subscription.lease)
         self._consumer = self._reader.consumer
+        self._tenure = Tenure(tenable(subscription.lease, cluster.settings.tuning.rebalance))
+        self._heartbeats = Heartbeats(self._consumer, self._tenure)
         self._lanes = Lanes(self._at)
         self._member = NOBODY
         """In whose name the lanes were assigned."""
@@ -120,6 +124,7 @@ class GroupSource(ConsumerRebalanceListener):
             self._member = member
             self._lanes.open(begun)
             self._reader.seek({tp: committed.offset for tp, committed in begun.items()})
+            await self._heartbeats.begin(self._cluster.patience)
             self._steady.set()
         except GONE:
             pass  # the next rebalance is under way
@@ -193,6 +198,11 @@ class GroupSource(ConsumerRebalanceListener):
     def trimmed(self) -> Mapping[str, int]:
         """By topic, how many offsets retention took before the group had read them."""
         return dict(self._trimmed)
+
+    @property
+    def valid_until(self) -> float:
+        """So long after the last heartbeat that was answered, nobody else can have our partitions."""
+        return self._tenure.until
 
     async def _alive(self) -> None:
         if not await self._reader.alive():

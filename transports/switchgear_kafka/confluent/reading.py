@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Native
 
 from switchgear_kafka.cluster import FETCH_BYTES, STALE, TopicPartition
+from switchgear_kafka.membership import Tenure
 
 from .cluster import ConfluentCluster
 from .connection import connection
@@ -20,6 +21,7 @@ from .connection import connection
 T = TypeVar("T")
 WAIT = 1.0  # seconds that a read waits for the first message
 STEP = 0.1  # of which one call of the client takes so much
+HEARTBEAT = 1.0  # seconds between two
 LEAVE = 3.0  # seconds to leave the group and close connections
 MARGIN = 10.0  # seconds between two reads, beside what handlers may take of a rebalance
 _WORTH_TELLING: Final = frozenset({
@@ -52,7 +54,7 @@ def consuming(cluster: ConfluentCluster, group: str, lease: float) -> dict[str, 
     else:
         found |= {
             "partition.assignment.strategy": "roundrobin,range", "session.timeout.ms": round(lease * 1000),
-            "heartbeat.interval.ms": round(min(1.0, lease / 5) * 1000),
+            "heartbeat.interval.ms": round(min(HEARTBEAT, lease / 5) * 1000),
         }  # fmt: skip
     if tuning.group_instance_id is not None:
         found["group.instance.id"] = tuning.group_instance_id
@@ -67,7 +69,9 @@ class Reader:
     def __init__(self, cluster: ConfluentCluster, group: str, lease: float = 30.0) -> None:
         self._cluster = cluster
         self._loop = asyncio.get_running_loop()
-        self.consumer = Consumer({**connection(cluster.settings, self._hear), **consuming(cluster, group, lease)})
+        options = consuming(cluster, group, lease)
+        self.consumer = Consumer({**connection(cluster.settings, self._hear), **options})
+        self.tenure = Tenure(lease - 2 * min(HEARTBEAT, lease / 5))  # the last heartbeat may be as old as that
         self._reads = ThreadPoolExecutor(1, "switchgear-kafka-read")
         self._commits = ThreadPoolExecutor(1, "switchgear-kafka-commit")
         self._inside: SimpleQueue[Callable[[], None]] | None = None
@@ -115,10 +119,13 @@ class Reader:
         until = time.monotonic() + within
         try:
             while not asked.done():
-                inside.get(timeout=max(0.0, until - time.monotonic()))()
-        except Empty:
-            asked.cancel()
-            raise TimeoutError from None
+                self.tenure.awake()
+                try:
+                    inside.get(timeout=STEP)()
+                except Empty:
+                    if time.monotonic() >= until:
+                        asked.cancel()
+                        raise TimeoutError from None
         finally:
             self._inside = None
         return asked.result()
@@ -169,6 +176,7 @@ class Reader:
         """Never waits for a batch to fill; what it took across a rebalance is given back."""
         epoch, until = self.epoch, time.monotonic() + wait
         while True:
+            self.tenure.awake()
             found = self.consumer.consume(limit, 0.0)
             if not found and wait:
                 found = self.consumer.consume(1, STEP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from . import records
 from .cluster import ConfluentCluster
 from .committing import Commits
 from .failures import GONE, error_of, failure
+from .proving import belongs
 from .reading import OutOfRangeAt, Reader
 from .transacting import Transactions
 
@@ -26,7 +28,7 @@ MARGIN = 5.0  # seconds that a callback waits for the loop, beside what handlers
 
 
 class GroupSource:
-    """One member of a consumer group. Also Trimming."""
+    """One member of a consumer group. Also Trimming and Membership."""
 
     def __init__(
         self, cluster: ConfluentCluster, capabilities: Capabilities, subscription: Subscription, revoked: Revoked
@@ -79,6 +81,7 @@ class GroupSource:
 
     def _assigned(self, consumer: Consumer, natives: list[Native]) -> None:
         tps = sorted(TopicPartition(one.topic, one.partition) for one in natives)
+        since = self._reader.tenure.seen  # the group gave them to us later
         self._reader.changed(tps)
         begun: Mapping[TopicPartition, Committed] = {}
         try:
@@ -91,7 +94,7 @@ class GroupSource:
             consumer.incremental_assign(placed)
         else:
             consumer.assign(placed)
-        self._reader.on_loop(self._begin(begun), MARGIN)
+        self._reader.on_loop(self._begin(begun, since), MARGIN)
 
     async def _resume(self, tps: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed]:
         async def commit(offsets: Mapping[TopicPartition, Committed]) -> None:
@@ -102,8 +105,9 @@ class GroupSource:
         self._known.update(tp.topic for tp in tps)
         return begun
 
-    async def _begin(self, begun: Mapping[TopicPartition, Committed]) -> None:
+    async def _begin(self, begun: Mapping[TopicPartition, Committed], since: float) -> None:
         self._lanes.open(begun)
+        self._reader.tenure.proven(since)
         self._steady.set()
 
     def _taken(self, consumer: Consumer, natives: list[Native]) -> None:
@@ -157,9 +161,23 @@ class GroupSource:
             return []
         wanted = [one.tp for one in self._lanes.by_name.values() if one.name not in held] if held else None
         out = await self._read(limit, wanted)
+        if self._reader.tenure.over and self._lanes:
+            await self._prove()
         if not out:
             await self._alive()
         return out
+
+    async def _prove(self) -> None:
+        """The process stood still beyond the session. What was fetched meanwhile waits with the core."""
+        since = time.monotonic()
+        member = await self._reader.reading(self._reader.consumer.memberid)
+        if member and await belongs(self._cluster, self._group, member, stepwise=self._stepwise):
+            self._reader.tenure.proven(since)
+
+    @property
+    def valid_until(self) -> float:
+        """So long after the process was last seen to run, and its client to send heartbeats."""
+        return self._reader.tenure.until
 
     async def _read(self, limit: int, wanted: Collection[TopicPartition] | None) -> list[Delivery]:
         try:
