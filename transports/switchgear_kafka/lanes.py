@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias, cast
 
@@ -102,7 +102,7 @@ class Lanes:
         return outcomes
 
     @asynccontextmanager
-    async def together(self, batch: Sequence[Settlement]) -> AsyncIterator[Mapping[TopicPartition, Committed]]:
+    async def together(self, batch: Sequence[Settlement]) -> AsyncGenerator[Mapping[TopicPartition, Committed]]:
         """The watermarks, to be committed inside, all of them. Raises Lost where one is of a lane that is not ours."""
         outcomes: list[TransportError | None] = [None] * len(batch)
         async with self.lock:
