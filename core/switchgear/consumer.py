@@ -123,6 +123,8 @@ class Consumer:
         self.valid_until = float("inf")
         """No handler may start after it, unless `may_begin` says so: the end of the lease by which this member is the
         active one, or of what its source has last told of its membership."""
+        self.asking = asyncio.Lock()
+        """Held by the worker that waits until handlers may start again."""
         self.slots: list[Slot] = []
         self.gathering = asyncio.Lock()
         self.gathered: list[Delivery] = []

@@ -81,7 +81,7 @@ async def work(c: Consumer, slot: Slot) -> None:
                     current = _leased(c, delivery, now)
                     if current is None:
                         c.wake_room()
-                        await asyncio.sleep(0.01)
+                        await _renewed(c)
                         break
                     delivery = current
                     until = min(now + SLICE, c.valid_until)
@@ -134,6 +134,16 @@ def _leased(c: Consumer, delivery: Delivery, now: float) -> Delivery | None:
     if current is not None:
         lanes.ready.append(current)  # behind those whose leases are good
     return None
+
+
+async def _renewed(c: Consumer) -> None:
+    """Return after a little while; where no handler may start at all, when one may. Of all workers one asks for it."""
+    await asyncio.sleep(0.01)
+    if c.may_begin(c.time()):
+        return
+    async with c.asking:
+        while not c.ending and not c.may_begin(c.time()):  # noqa: ASYNC110  (it passes by itself)
+            await asyncio.sleep(0.01)
 
 
 def open_message(c: Consumer, message: Message[Any]) -> tuple[Route, Envelope]:

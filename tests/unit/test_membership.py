@@ -107,6 +107,58 @@ async def test_the_source_is_asked_only_when_what_it_told_has_passed() -> None:
 
 
 @virtual
+async def test_of_many_workers_one_waits_for_the_proof() -> None:
+    log, began, asked = Group(), list[bytes](), 0
+    for n in range(1000):
+        log.append(None, b"%d" % n)
+
+    class Counting(Member):
+        until = -math.inf
+
+        @property
+        def valid_until(self) -> float:  # type: ignore[override]
+            nonlocal asked
+            asked += 1
+            return self.until
+
+    log.open = lambda revoked: Counting(log, revoked)  # type: ignore[method-assign]
+
+    async def handle(message: Message[Any]) -> None:
+        began.append(message.body)
+        await asyncio.sleep(1)
+
+    consumer, source = await joined(log, handle, concurrency=500)
+    assert isinstance(source, Counting)
+    source.give(0)
+    await asyncio.sleep(10)
+    assert not began
+    assert asked < 2 * 500 + 10 / 0.01 + 100
+    source.until = math.inf
+    await asyncio.sleep(0.5)
+    assert len(began) == 500
+    await until(lambda: log.partitions[0].committed == 1000)
+    await consumer.stop(now() + 5)
+
+
+@virtual
+async def test_workers_that_wait_for_the_proof_end_with_the_consumer() -> None:
+    log, began = filled(20), list[bytes]()
+
+    async def handle(message: Message[Any]) -> None:
+        began.append(message.body)
+
+    consumer, source = await joined(log, handle, concurrency=8)
+    consumer.valid_until = source.valid_until = -math.inf
+    source.give(0)
+    await asyncio.sleep(5)
+    stopping = now()
+    await consumer.stop(now() + 30)
+    assert now() - stopping < 0.5
+    assert not began
+    assert log.partitions[0].committed == 0
+
+
+@virtual
 async def test_at_most_once_what_came_is_ours_for_good() -> None:
     log, began = filled(5), list[bytes]()
 
