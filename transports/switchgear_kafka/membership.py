@@ -18,8 +18,6 @@ class Tenure:
     def __init__(self, within: float) -> None:
         self._within = within
         """Seconds for which one sign of life is enough."""
-        self.seen = -math.inf
-        """When the process was last known to run."""
         self.until = -math.inf
         """When what is proven ends."""
 
@@ -34,6 +32,6 @@ class Tenure:
 
     def awake(self) -> None:
         """The process runs, and so do the heartbeats in a thread of it. Once the time is over that proves nothing."""
-        self.seen = now = time.monotonic()
+        now = time.monotonic()
         if now <= self.until:
-            self.until = now + self._within
+            self.proven(now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ T = TypeVar("T")
 WAIT = 1.0  # seconds that a read waits for the first message
 STEP = 0.1  # of which one call of the client takes so much
 HEARTBEAT = 1.0  # seconds between two
+SESSION, BEAT = 45.0, 5.0  # of members by KIP-848, whose heartbeats the broker times: its defaults
 LEAVE = 3.0  # seconds to leave the group and close connections
 MARGIN = 10.0  # seconds between two reads, beside what handlers may take of a rebalance
 _WORTH_TELLING: Final = frozenset({
@@ -54,13 +56,18 @@ def consuming(cluster: ConfluentCluster, group: str, lease: float) -> dict[str, 
     else:
         found |= {
             "partition.assignment.strategy": "roundrobin,range", "session.timeout.ms": round(lease * 1000),
-            "heartbeat.interval.ms": round(min(HEARTBEAT, lease / 5) * 1000),
+            "heartbeat.interval.ms": round(heartbeat(lease) * 1000),
         }  # fmt: skip
     if tuning.group_instance_id is not None:
         found["group.instance.id"] = tuning.group_instance_id
     if tuning.client_rack is not None:
         found["client.rack"] = tuning.client_rack
     return found
+
+
+def heartbeat(lease: float) -> float:
+    """Seconds between two heartbeats."""
+    return min(HEARTBEAT, lease / 5)
 
 
 class Reader:
@@ -71,7 +78,8 @@ class Reader:
         self._loop = asyncio.get_running_loop()
         options = consuming(cluster, group, lease)
         self.consumer = Consumer({**connection(cluster.settings, self._hear), **options})
-        self.tenure = Tenure(lease - 2 * min(HEARTBEAT, lease / 5))  # the last heartbeat may be as old as that
+        # the last heartbeat may be as old as two are apart
+        self.tenure = Tenure(min(lease - 2 * heartbeat(lease), SESSION - 2 * BEAT))
         self._reads = ThreadPoolExecutor(1, "switchgear-kafka-read")
         self._commits = ThreadPoolExecutor(1, "switchgear-kafka-commit")
         self._inside: SimpleQueue[Callable[[], None]] | None = None
@@ -82,6 +90,8 @@ class Reader:
         self._spare: list[Message] = []
         """Taken while nobody had room."""
         self._heard = time.monotonic()
+        self.since = self._began = -math.inf
+        """When the read before this one began: what this one tells has happened later."""
         self._error: KafkaError | None = None
         self.closed = False
         self.epoch = 0
@@ -130,6 +140,10 @@ class Reader:
             self._inside = None
         return asked.result()
 
+    def tell(self, call: Callable[[], None]) -> None:
+        """From a callback in the thread that reads, have the loop call this before what is read arrives there."""
+        self._loop.call_soon_threadsafe(call)
+
     def changed(self, tps: Collection[TopicPartition]) -> None:
         """These were given or taken: they are not paused any more, and what was read of them does not count."""
         self._paused.difference_update(tps)
@@ -176,6 +190,7 @@ class Reader:
         """Never waits for a batch to fill; what it took across a rebalance is given back."""
         epoch, until = self.epoch, time.monotonic() + wait
         while True:
+            self.since, self._began = self._began, time.monotonic()
             self.tenure.awake()
             found = self.consumer.consume(limit, 0.0)
             if not found and wait:

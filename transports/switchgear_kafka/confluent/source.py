@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Native
@@ -21,7 +22,7 @@ from .cluster import ConfluentCluster
 from .committing import Commits
 from .failures import GONE, error_of, failure
 from .proving import belongs
-from .reading import OutOfRangeAt, Reader
+from .reading import OutOfRangeAt, Reader, heartbeat
 from .transacting import Transactions
 
 MARGIN = 5.0  # seconds that a callback waits for the loop, beside what handlers may take
@@ -39,6 +40,7 @@ class GroupSource:
         self._group = subscription.group
         self._at = f"{cluster.at}: group {self._group!r}"
         self._reader = Reader(cluster, self._group, subscription.lease)
+        self._beat = heartbeat(subscription.lease)
         self._stepwise = cluster.settings.tuning.group_protocol == "consumer"
         """Partitions are given and taken one by one (KIP-848), not all at once."""
         self._lanes = Lanes(self._at)
@@ -81,7 +83,7 @@ class GroupSource:
 
     def _assigned(self, consumer: Consumer, natives: list[Native]) -> None:
         tps = sorted(TopicPartition(one.topic, one.partition) for one in natives)
-        since = self._reader.tenure.seen  # the group gave them to us later
+        self._reader.tenure.proven(self._reader.since)  # the group gave them to us later
         self._reader.changed(tps)
         begun: Mapping[TopicPartition, Committed] = {}
         try:
@@ -94,7 +96,7 @@ class GroupSource:
             consumer.incremental_assign(placed)
         else:
             consumer.assign(placed)
-        self._reader.on_loop(self._begin(begun, since), MARGIN)
+        self._reader.tell(partial(self._begin, begun))
 
     async def _resume(self, tps: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed]:
         async def commit(offsets: Mapping[TopicPartition, Committed]) -> None:
@@ -105,9 +107,8 @@ class GroupSource:
         self._known.update(tp.topic for tp in tps)
         return begun
 
-    async def _begin(self, begun: Mapping[TopicPartition, Committed], since: float) -> None:
+    def _begin(self, begun: Mapping[TopicPartition, Committed]) -> None:
         self._lanes.open(begun)
-        self._reader.tenure.proven(since)
         self._steady.set()
 
     def _taken(self, consumer: Consumer, natives: list[Native]) -> None:
@@ -159,16 +160,24 @@ class GroupSource:
             raise self._failure
         if self._reader.closed:
             return []
-        wanted = [one.tp for one in self._lanes.by_name.values() if one.name not in held] if held else None
-        out = await self._read(limit, wanted)
         if self._reader.tenure.over and self._lanes:
             await self._prove()
+        wanted = [one.tp for one in self._lanes.by_name.values() if one.name not in held] if held else None
+        out = await self._read(limit, wanted)
         if not out:
             await self._alive()
         return out
 
     async def _prove(self) -> None:
-        """The process stood still beyond the session. What was fetched meanwhile waits with the core."""
+        """Nothing was read for as long as a session may last: the process stood still, or was kept from reading.
+
+        A heartbeat goes first. Where the group has gone on without us, the client hears it and the read tells; and a
+        session that was about to end is not taken for one that has begun.
+        """
+        await asyncio.sleep(self._beat)
+        await self._read(0, None)
+        if not self._lanes:
+            return
         since = time.monotonic()
         member = await self._reader.reading(self._reader.consumer.memberid)
         if member and await belongs(self._cluster, self._group, member, stepwise=self._stepwise):
@@ -176,7 +185,7 @@ class GroupSource:
 
     @property
     def valid_until(self) -> float:
-        """So long after the process was last seen to run, and its client to send heartbeats."""
+        """So long after the process was last seen to run, and its client with it to send heartbeats."""
         return self._reader.tenure.until
 
     async def _read(self, limit: int, wanted: Collection[TopicPartition] | None) -> list[Delivery]:
