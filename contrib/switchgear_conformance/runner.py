@@ -13,12 +13,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from switchgear.driver import Capabilities, Outgoing, Subscription
 from switchgear.errors import ConfigurationError, NotFound, Unsupported
@@ -146,8 +148,8 @@ def plain(value: object) -> object:
     """A capability as a report can carry it."""
     if value in (math.inf, sys.maxsize):
         return "unbounded"
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, Enum):
         return value.name.lower()
     return sorted(value) if isinstance(value, frozenset) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

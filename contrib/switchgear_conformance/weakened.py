@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 from urllib.parse import SplitResult, quote
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from switchgear import plugins
 from switchgear.driver import (

@@ -14,7 +14,6 @@ Names that reach a driver are physical: namespace, escaping and partition number
 import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -115,16 +114,14 @@ class Settlement(msgspec.Struct, gc=False):
     """CUMULATIVE: the core's state of the lane, stored with the watermark (at most `capabilities.note` bytes)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fence:
+class Fence(msgspec.Struct, frozen=True):
     """A `Registry` row and the revision under which we hold it: a settlement under an older revision is refused."""
 
     row: str
     revision: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscription:
+class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     """What one source reads."""
 
     topics: Mapping[str, Fence | None]
@@ -145,8 +142,7 @@ class Subscription:
     """Topics, now or later among `topics`, that no other group ever reads: what is settled there may be deleted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dedup:
+class Dedup(msgspec.Struct, frozen=True):
     """What the broker deduplicates by `Outgoing.dedup`."""
 
     scope: Literal["topic", "broker"]
@@ -154,8 +150,7 @@ class Dedup:
     """Seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderLimits:
+class HeaderLimits(msgspec.Struct, frozen=True):
     """The broker's own bounds on headers; the core refuses what is beyond them before sending."""
 
     count: int = sys.maxsize
@@ -166,8 +161,7 @@ class HeaderLimits:
     """Values must be text (UTF-8)."""
 
 
-@dataclass(frozen=True, slots=True)
-class NameRules:
+class NameRules(msgspec.Struct, frozen=True):
     """What the broker admits in a physical name; the core escapes every other character and cuts with a hash."""
 
     extra: str = "_.-"
@@ -175,8 +169,7 @@ class NameRules:
     length: int = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What the broker itself does, graded. The runtime enforces the same values that the conformance suite tests.
 
     Before `connect` it is the most that the transport can be, afterwards what this server gives: probed, never assumed
@@ -400,8 +393,7 @@ class Browsable(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
+class Resource(msgspec.Struct, frozen=True, kw_only=True):
     """A topic or group that should exist."""
 
     kind: Literal["topic", "group"]
@@ -417,8 +409,7 @@ class Resource:
     private: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
     """A difference between what is wanted and what is there; `field="exists"` for a missing resource."""
 
     resource: Resource
@@ -428,8 +419,7 @@ class Drift:
     applied: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopicInfo:
+class TopicInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What `topics` knows of a stored topic."""
 
     name: str

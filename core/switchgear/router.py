@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+
+import msgspec
 
 from .config import check_knobs
 from .errors import ConfigurationError
@@ -21,8 +22,7 @@ else:
     D = TypeVar("D")
 
 
-@dataclass(eq=False, slots=True)
-class Declared:
+class Declared(msgspec.Struct, eq=False):
     """One handler as declared, before any bus has compiled it."""
 
     topic: Topic[Any]
@@ -30,7 +30,7 @@ class Declared:
     """Whether the topic was given by its name alone, so that schema, order and partitions are left open."""
     group: str | None
     fn: Callable[..., Any]
-    knobs: dict[str, object] = field(default_factory=dict[str, object])
+    knobs: dict[str, object] = msgspec.field(default_factory=dict[str, object])
     batch: Batch | None = None
     to: Topic[Any] | None = None
 

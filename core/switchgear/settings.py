@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
+
+import msgspec
 
 from .errors import ConfigurationError
 from .knobs import Batch, Breaker, DeadLetter, Inbox, Middleware, Rate, Retry, Tuning
@@ -22,8 +24,7 @@ CODE, DEFAULT = "code", "default"
 DELIVERIES = ("at_least_once", "at_most_once", "exactly_once")
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """A subscription's knobs, resolved: durations in seconds, what was left out as its default."""
 
     order: Literal["none", "key", "total"] | None = None
@@ -32,8 +33,8 @@ class Settings:
     delivery: str = "at_least_once"
     start: Start = "new"
     timeout: float | None = None
-    retry: Retry = field(default_factory=Retry)
-    dead_letter: DeadLetter | None = field(default_factory=DeadLetter)
+    retry: Retry = msgspec.field(default_factory=Retry)
+    dead_letter: DeadLetter | None = msgspec.field(default_factory=DeadLetter)
     """None: exhausted messages are logged and dropped."""
     lease: float = 30.0
     max_handling: float = 1800.0
@@ -93,7 +94,7 @@ def resolve(
     label = _label(topic, group)
     check_knobs(code, label)
     values = {name: check(name, value, label) for name, value in code.items()}
-    origins = {knob.name: CODE if knob.name in code else DEFAULT for knob in fields(Settings)}
+    origins = {name: CODE if name in code else DEFAULT for name in Settings.__struct_fields__}
     section, origin = config.subscription(topic, group)
     for name, raw in section.items():
         base = values.get(name, DeadLetter() if name == "dead_letter" else getattr(Settings(), name))

@@ -306,7 +306,7 @@ def test_the_file_goes_before_the_code_field_by_field() -> None:
     settings, origins = resolve("orders", "shipping", code, load())
     assert (settings.concurrency, settings.lease) == (4, 9.0)
     assert (origins["lease"], origins["window"]) == ("code", "default")
-    assert set(origins) == set(Settings.__dataclass_fields__)
+    assert set(origins) == set(Settings.__struct_fields__)
 
 
 def test_a_batch_in_the_file_adjusts_that_of_the_code() -> None:

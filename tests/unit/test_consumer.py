@@ -193,7 +193,7 @@ async def test_attempts_count_over_holds_in_the_process_and_returns_by_the_broke
 
 
 def _limited(capabilities: Any) -> Any:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     return replace(capabilities, retry_delay=100.0)
 

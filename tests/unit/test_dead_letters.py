@@ -428,7 +428,7 @@ async def test_a_parked_key_that_is_let_go_is_handled_again() -> None:
 
 @virtual
 async def test_where_the_broker_counts_nothing_attempts_are_counted_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from switchgear_memory.source import CAPABILITIES, MemorySource
 

@@ -6,11 +6,11 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from switchgear import Bus, DeadLetter, Message, Retry, RetryAfter, Topic
 from switchgear.driver import Capabilities, Order, Outgoing, Provisioner, Resource

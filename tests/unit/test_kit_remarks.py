@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
+from msgspec.structs import replace
 
 from switchgear.driver import Capabilities
 from switchgear_conformance.case import Outcome
@@ -34,6 +35,6 @@ def test_what_is_done_and_not_declared_is_remarked(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_a_documented_native_object_its_cases_are_not_run() -> None:
-    report = run(replace(harness("memory"), native=""), numbers={17})
+    report = run(dataclasses.replace(harness("memory"), native=""), numbers={17})
     assert {r.outcome for r in report.results} == {Outcome.NOT_RUN}
     assert "Harness(native='module.Class')" in report.results[0].reason

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 
 from aiokafka import TopicPartition as Native
 from aiokafka import errors as kafka
 from aiokafka.abc import ConsumerRebalanceListener
+from msgspec.structs import replace
 
 from switchgear.driver import Capabilities, Delivery, Fence, Headers, Revoked, Settlement, Subscription
 from switchgear.errors import Lost, MaybeSent, TransportError, Unavailable

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl
 
@@ -62,6 +61,8 @@ def _from_url(url: SplitResult) -> MemoryTuning:
         if name == "namespace":  # the bus's own
             continue
         if name not in known:
+            from difflib import get_close_matches
+
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
             raise ConfigurationError(f"memory://{url.netloc}: unknown option {name!r}{hint}")

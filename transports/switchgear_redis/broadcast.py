@@ -8,10 +8,10 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
 
+from msgspec.structs import replace
 from redis.exceptions import ResponseError
 
 from switchgear.driver import Capabilities, Delivery, Fence, Headers, Settlement, Subscription, Verdict

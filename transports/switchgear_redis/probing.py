@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
+from msgspec.structs import replace
 from redis.exceptions import ResponseError
 
 from switchgear.driver import Capabilities

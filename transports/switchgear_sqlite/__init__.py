@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote
 
@@ -90,6 +89,8 @@ def _from_url(url: SplitResult, path: str) -> SqliteTuning:
         if name == "namespace":  # the bus's own
             continue
         if name not in known:
+            from difflib import get_close_matches
+
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
             raise ConfigurationError(f"sqlite:///{path}: unknown option {name!r}{hint}")

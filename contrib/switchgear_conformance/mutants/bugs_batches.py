@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
+
+from msgspec.structs import replace
 
 from switchgear import Bus, Message
 from switchgear.driver import Capabilities, Delivery, Outgoing, Settlement, Source, Transport, Verdict

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from switchgear.driver import Delivery, Fence, Revoked, Settlement, Source, Subscription, Transport, Verdict
 from switchgear.errors import TransportError

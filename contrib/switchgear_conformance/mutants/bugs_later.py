@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from switchgear.driver import Capabilities, Outgoing, Row, Transport
 from switchgear.errors import TransportError

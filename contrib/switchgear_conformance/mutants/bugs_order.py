@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from switchgear.driver import Delivery, Order, Outgoing, Revoked, Settlement, Source, Subscription, Transport, Verdict
 from switchgear.errors import Refused, TransportError

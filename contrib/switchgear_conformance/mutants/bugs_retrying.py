@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from switchgear.driver import Delivery, Revoked, Settlement, Source, Subscription, Transport, Verdict
 from switchgear.errors import TransportError

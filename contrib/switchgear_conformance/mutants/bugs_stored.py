@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from switchgear.driver import Delivery, Drift, Headers, Resource, Revoked, Source, Start, Subscription, Transport
 from switchgear.errors import Refused

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
+
 from .execute import execute
 from .options import Json
 
@@ -72,12 +74,11 @@ def _client(module: str) -> str | None:
 
 def plain(value: object) -> object:
     """Capabilities as JSON can carry them."""
-    import dataclasses
     import enum
     import sys
 
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, enum.Enum):
         return value.name.lower()
     if isinstance(value, frozenset):

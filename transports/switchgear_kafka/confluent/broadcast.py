@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 
 from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as Native
+from msgspec.structs import replace
 
 from switchgear.driver import Capabilities, Delivery, Fence, Headers, Settlement, Subscription
 from switchgear.errors import TransportError, Unavailable

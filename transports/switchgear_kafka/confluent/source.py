@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Native
+from msgspec.structs import replace
 
 from switchgear.driver import Capabilities, Delivery, Fence, Headers, Revoked, Settlement, Subscription
 from switchgear.errors import Lost, MaybeSent, TransportError, Unavailable

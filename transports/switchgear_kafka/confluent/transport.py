@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from switchgear.driver import Capabilities, Revoked, Subscription
 from switchgear_kafka.cluster import Reader
