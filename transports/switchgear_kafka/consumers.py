@@ -50,7 +50,10 @@ class Reader:
         self._wire = wire
         self._next: dict[TopicPartition, int] = {}
         """Where to go on: the client's own positions run ahead of what it has handed out when it chokes on a record."""
-        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._arriving: asyncio.Future[None] | None = None
+        """Done when something is fetched."""
         self._heard = time.monotonic()
 
     @property
@@ -84,8 +87,11 @@ class Reader:
             batch = await self._fetch(limit, wanted)
         except UnicodeDecodeError:
             return await self._reread(limit, wanted)
+        fetcher: Any = self.consumer._fetcher
         for tp, taken in batch.items():
             self._next[TopicPartition(*tp)] = offset_of(taken[-1]) + 1
+            if tp in fetcher._records:  # else the client hands out all that it has of one before it looks at the next
+                fetcher._records.move_to_end(tp)
         return batch
 
     async def _reread(
@@ -118,19 +124,27 @@ class Reader:
             return {}
         getmany: Any = self.consumer.getmany  # of what `Fetched` makes
         batch: Mapping[Native, Sequence[KafkaDelivery]]
-        batch = await getmany(*some, timeout_ms=0, max_records=limit)
-        if batch:
-            return batch
-        # Never cancelled while the client lives: it would count as reading for ever.
-        wait = round(1000 * (WAIT if wanted is None else SOME))
-        asked: asyncio.Future[Mapping[Native, Sequence[KafkaDelivery]]]
-        asked = asyncio.ensure_future(getmany(*some, timeout_ms=wait, max_records=limit))
-        await self._first(asked, None)
-        if asked.done():
-            return asked.result()
-        asked.cancel()
-        await asyncio.wait([asked])
-        return {}
+        until = self._loop.time() + (WAIT if wanted is None else SOME)
+        while True:
+            batch = await getmany(*some, timeout_ms=0, max_records=limit)
+            if batch or self._loop.time() >= until:
+                return batch
+            await self._arrival(fetcher, until)
+            if self.closed:
+                return {}
+
+    async def _arrival(self, fetcher: Any, until: float) -> None:
+        """Until something is fetched, or `until` on the loop's clock, or this is closed.
+
+        The client would wait, too, in tasks of its own; each turn of the loop is a part of every latency.
+        """
+        arrival: asyncio.Future[None] = fetcher._create_fetch_waiter()
+        self._arriving = arrival
+        timer = self._loop.call_at(until, _done, arrival)
+        try:
+            await arrival
+        finally:
+            timer.cancel()
 
     async def alive(self) -> bool:
         """False when no broker has answered for a while. The client itself tries again for ever and tells nobody."""
@@ -159,8 +173,15 @@ class Reader:
         """Leave the group and close; pending reads return."""
         if not self.closed:
             self._closed.set_result(None)
+            if self._arriving is not None:
+                _done(self._arriving)
             await asyncio.sleep(0)
             await _stop(self.consumer)
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def _stop(consumer: AIOKafkaConsumer) -> None:

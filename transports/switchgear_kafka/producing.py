@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from aiokafka import codec
@@ -201,23 +201,23 @@ class Producer:
             topics[batch.tp.topic].append((batch.tp.partition, batch.data))
         patience = max(1, round(min(deadline - loop.time(), self._wire.patience) * 900))  # the broker answers first
         request = ProduceRequest(None, -1 if self._idempotent else 1, patience, list(topics.items()))
+        response: Any = None
+        written = False
         try:
             async with asyncio.timeout_at(deadline):
-                ready = await client.ready(node)
-        except TimeoutError:
-            ready = False
-        if not ready:  # nothing was written
+                if await client.ready(node):
+                    written = True
+                    response = await client.send(node, request)
+        except CONNECT as error:
+            if written:
+                certain = failure(self._wire.at, error) if isinstance(error, kafka.IncompatibleBrokerVersion) else None
+                for batch in batches:
+                    batch.unsure, batch.error = True, certain
+                return
+        if not written:
             for batch in batches:
                 if not batch.unsure:
                     batch.error = Unavailable(f"{self._where(batch)}: its leader, broker {node}, cannot be reached")
-            return
-        try:
-            async with asyncio.timeout_at(deadline):
-                response = await client.send(node, request)
-        except CONNECT as error:
-            certain = failure(self._wire.at, error) if isinstance(error, kafka.IncompatibleBrokerVersion) else None
-            for batch in batches:
-                batch.unsure, batch.error = True, certain
             return
         asked = {batch.tp: batch for batch in batches}
         for topic, partitions in response.topics:
