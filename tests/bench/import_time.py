@@ -51,12 +51,13 @@ WORKLOAD = Workload(
 )
 KAFKA = Workload(
     name="kafka-import",
-    about="a process that imports the transport and ends",
+    about="a process that imports and ends; the transport imports its client when a bus connects",
     metric="ms",
     unit="ms",
     sides={
         "aiokafka": importing("import aiokafka"),
-        OURS: importing("import switchgear, switchgear_kafka.aiokafka_engine"),
+        OURS: importing("import switchgear, switchgear_kafka"),
+        "ours + aiokafka": importing("import switchgear, switchgear_kafka.aiokafka_engine"),
         "faststream": importing("import faststream.kafka"),
     },
     requirements=[Requirement("ms", over="aiokafka", at_most=1.25)],
