@@ -143,6 +143,8 @@ async def _handle(c: Consumer, slot: Slot, batch: list[Delivery]) -> None:
 def _open(c: Consumer, message: Message[Any], asked: set[int]) -> Route:
     delivery = message._received()
     route = c.program.route
+    if route is not None and c.program.raw:
+        return route
     if (
         route is not None and c.parked is None and not delivery.marked
         and delivery.body is not None and delivery.media == route.media

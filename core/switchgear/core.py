@@ -21,7 +21,17 @@ from .driver import Clocked, Order, Outgoing, Provisioner, Registry, Resource, S
 from .emulate import retry_topics
 from .emulate.delay import Delays
 from .envelope import Stamp
-from .errors import ConfigurationError, MaybeSent, Misuse, NotFound, NotSent, SwitchgearError, Unavailable, Unsupported
+from .errors import (
+    ConfigurationError,
+    MaybeSent,
+    Misuse,
+    NotFound,
+    NotSent,
+    SwitchgearError,
+    TransportError,
+    Unavailable,
+    Unsupported,
+)
 from .guarantees import Need, negotiate, refuse
 from .handlers import body_schema, compile_batch, compile_handler
 from .health import Health
@@ -334,6 +344,36 @@ class Core:
             await publisher.send_now(out, deadline)
         else:
             await publisher.put(out, chained, deadline, True, weight(out))
+
+    async def emit_all(self, outs: Sequence[Outgoing]) -> Sequence[Exception | None]:
+        """Store messages through the publisher, those that others read in the order of their keys; by message what
+        went wrong."""
+        deadline = self.loop.time() + PUBLISH
+        outcomes: list[Exception | None] = []
+        try:
+            publisher = await self.connected(deadline)
+        except TransportError as error:
+            return [error] * len(outs)
+        if publisher.immediate:
+            for out in outs:
+                try:
+                    await publisher.send_now(out, deadline)
+                except TransportError as error:
+                    outcomes.append(error)
+                else:
+                    outcomes.append(None)
+            return outcomes
+        stored = [
+            publisher.put(
+                out, None if out.key is None or out.private else (out.topic, out.key), deadline, True, weight(out)
+            )
+            for out in outs
+        ]
+        for outcome in await asyncio.gather(*stored, return_exceptions=True):
+            if outcome is not None and not isinstance(outcome, Exception):
+                raise outcome
+            outcomes.append(outcome)
+        return outcomes
 
     async def send_back(self, out: Outgoing, target: str, timeout: float) -> None:
         """Store a copy for one group, that arrives when it is due. Raises SwitchgearError."""

@@ -13,7 +13,7 @@ import re
 import time as _time
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -188,13 +188,18 @@ def attribute_name(header: str, binding: str) -> str | None:
     return low[len(binding) :] if binding and low.startswith(binding.lower()) else None
 
 
-def read(headers: Headers, binding: str) -> Envelope:
-    """The envelope of a binary or plain message. Raises CodecError naming an attribute whose value is malformed."""
+def read(headers: Headers, binding: str, only: Container[str] | None = None) -> Envelope:
+    """The envelope of a binary or plain message; `only` these of its attributes, and then no user header.
+
+    Raises CodecError naming an attribute whose value is malformed.
+    """
     fields: dict[str, Any] = {}
     extensions: dict[str, str] = {}
     user: dict[str, str] = {}
     for header, value in headers:
         name = attribute_name(header, binding)
+        if only is not None and name not in only:
+            continue
         if name is not None:
             _set(fields, extensions, name, _text(name, value))
         elif len(header) != 12 or header.lower() != "content-type":

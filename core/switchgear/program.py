@@ -108,7 +108,7 @@ class Program:
     returning: bool = False
     """Whether it is read from the start: so that may be, or there have been copies or replays before."""
     raw: bool = False
-    """The handler takes messages as they are: nothing is decoded, nothing is judged before."""
+    """The handler takes batches of messages as they are: nothing is decoded, nothing is judged before."""
     make_reading: Callable[[str, str | None, Source, dict[Any, int]], Reading] = Reading
     decode_errors: tuple[type[Exception], ...] = CODEC_FAILURES
     where: str = field(init=False)

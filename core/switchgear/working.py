@@ -56,7 +56,7 @@ async def work(c: Consumer, slot: Slot) -> None:
     program, lanes, failures = c.program, c.lanes, c.failures
     ready, chains, order = lanes.ready, lanes.chains, lanes.order
     route = program.route
-    special = route is None or c.parked is not None or program.raw
+    special = route is None or c.parked is not None
     media, decode, handle = (b"", None, None) if route is None else (route.media, route.decode, route.handle)
     clock, idle, new_future, enter = c.time, c.idle, c.loop.create_future, handling.set
     undecoded: Any = UNSET
@@ -164,9 +164,6 @@ def open_message(c: Consumer, message: Message[Any]) -> tuple[Route, Envelope]:
 
 async def handle_unusual(c: Consumer, message: Message[Any]) -> None:
     """Whatever the hot path does not do: several types, expiry, other codecs, tombstones, requests, parked keys."""
-    if c.program.raw:
-        await c.program.routes[None].handle(message)
-        return
     route, envelope = open_message(c, message)
     value = await route.handle(message)
     if envelope.reply_to is not None:

@@ -16,7 +16,7 @@ from switchgear import Bus, DeadLetter, Message, Retry, RetryAfter, Topic
 from switchgear.driver import Capabilities, Order, Outgoing, Provisioner, Resource
 from switchgear.emulate import retry_topics
 from switchgear.emulate.delay import TIERS, WINDOW, Delays, ready_at, tier_for
-from switchgear.errors import Refused, Unavailable, Unsupported
+from switchgear.errors import NotSent, Refused, Unavailable, Unsupported
 from switchgear.guarantees import explain
 from switchgear.settings import Settings
 from switchgear_conformance.schemes import installed
@@ -435,6 +435,61 @@ async def test_a_message_that_does_not_say_where_it_goes_is_a_dead_letter() -> N
         await until(lambda: any(m.topic == "sg.dlq.delay" for m in stored))
     (letter,) = [m for m in stored if m.topic == "sg.dlq.delay"]
     assert b"sgdue" in dict(letter.headers)["ce-sgreason"]
+
+
+@virtual
+async def test_a_message_whose_time_is_unreadable_is_a_dead_letter() -> None:
+    bus = a_bus(weak_url(fresh()))
+
+    @bus.subscribe(mails, group="sender")
+    async def handle(mail: str) -> None: ...
+
+    async with bus.serving():
+        await bus.publish(mails, "a", delay=1)
+        stored = sent(bus)
+        headers = [("ce-sgdue", b"soon"), ("ce-sgtarget", b"mails"), ("ce-time", b"whenever")]
+        await bus.transport.send([Outgoing("sg.delay.1s", b"x", headers=headers, marked=True)], math.inf)
+        await until(lambda: any(m.topic == "sg.dlq.delay" for m in stored))
+    (letter,) = [m for m in stored if m.topic == "sg.dlq.delay"]
+    assert b"RFC 3339" in dict(letter.headers)["ce-sgreason"]
+
+
+@KINDS
+@virtual
+async def test_of_those_that_go_on_together_each_has_its_own_outcome(kind: str) -> None:
+    bus, came, began = a_bus(weak_url(fresh(), kind)), dict[str, float](), asyncio.get_running_loop().time()
+
+    @bus.subscribe(mails, group="sender")
+    async def handle(mail: str) -> None:
+        came[mail] = asyncio.get_running_loop().time() - began
+
+    async with bus.serving():
+        await bus.publish_many(mails, ["first"])
+        for mail in ("one", "refused", "unsent", "two"):
+            await bus.publish(mails, mail, delay=0.5)
+        transport: Any = bus.transport
+        send, unsent = transport.send, list[Outgoing]()
+
+        async def picky(batch: Sequence[Outgoing], deadline: float) -> Any:
+            outcomes: list[Any] = []
+            for m in batch:
+                if m.topic == "mails" and m.body == b'"refused"':
+                    outcomes.append(Refused("of no use"))
+                elif m.topic == "mails" and m.body == b'"unsent"' and len(unsent) < 2:
+                    unsent.append(m)
+                    outcomes.append(NotSent("not now"))
+                else:
+                    outcomes += await send([m], deadline)
+            return outcomes
+
+        transport.send = picky
+        stored = sent(bus)
+        await until(lambda: len(came) == 4 and any(m.topic == "sg.dlq.delay" for m in stored))
+    (letter,) = [m for m in stored if m.topic == "sg.dlq.delay"]
+    assert (letter.body, dict(letter.headers)["ce-sgreason"]) == (b'"refused"', b"of no use")
+    assert came.keys() == {"first", "one", "two", "unsent"}
+    assert max(came["one"], came["two"]) < 0.6
+    assert len({m.dedup for m in unsent}) == 1
 
 
 @virtual

@@ -18,10 +18,19 @@ from msgspec import structs
 from switchgear import names
 from switchgear.config import Settings
 from switchgear.consumer import Consumer
-from switchgear.driver import Delivery, Order, Outgoing, Resource, Settling, Transactional
-from switchgear.envelope import acted_on, attribute, check_limits, due_time, with_attributes
-from switchgear.errors import Refused, Unsupported
-from switchgear.knobs import DeadLetter, Retry
+from switchgear.driver import Headers, Order, Outgoing, Resource, Settling, Transactional
+from switchgear.envelope import (
+    Envelope,
+    acted_on,
+    attribute,
+    check_limits,
+    due_time,
+    is_structured,
+    read,
+    with_attributes,
+)
+from switchgear.errors import CodecError, Misuse, Refused, Unsupported
+from switchgear.knobs import Batch, DeadLetter, Outcomes, Retry
 from switchgear.message import Message
 from switchgear.outcomes import Reject
 from switchgear.program import Later, Program, Route
@@ -32,9 +41,13 @@ if TYPE_CHECKING:
 
 TIERS = {"6h": 21_600.0, "1h": 3600.0, "15m": 900.0, "3m": 180.0, "30s": 30.0, "5s": 5.0, "1s": 1.0}
 """Seconds by name, the longest first. Names on the broker hold these: they stay as they are."""
+READ = frozenset(("id", "expirytime", "sgattempt", "sgdue", "sgtarget"))
+"""Attributes that say where a message goes from here, and under which token."""
 SHORTEST = 1.0
-CONCURRENCY = 100  # messages that are being forwarded at once
-WINDOW = 1000  # messages of a topic (and of a partition of it) that wait here for their time
+BATCH = 200  # messages that are forwarded together: few enough that the loop turns in between
+CONCURRENCY = 5  # such batches at once: the next are ready when the broker has stored one
+WINDOW = 1000  # messages of a topic that wait here for their time
+LOG_WINDOW = 4000  # the same on a log, where the head holds up the others: of a second or two, however many are due
 LEASE = 6.0  # seconds until another member forwards what a dead one held; Kafka's brokers take no less by default
 
 
@@ -64,6 +77,11 @@ class Delays:
         """By physical topic; asked for once the broker has told its rules for names."""
         return {self._core.physical(names.delay_topic(tier)): tier for tier in TIERS}
 
+    @cached_property
+    def _topics(self) -> dict[str, str]:
+        """The same the other way round."""
+        return {tier: topic for topic, tier in self._tiers.items()}
+
     @property
     def emulated(self) -> bool:
         """Whether a message can have to wait in a delay topic."""
@@ -78,9 +96,6 @@ class Delays:
         Itself where the broker keeps it until then, else the same for a delay topic; before, call `ready`. Raises
         Unsupported where there are no groups to forward it.
         """
-        return self._placed(out, target, "0")
-
-    def _placed(self, out: Outgoing, target: str, hop: str) -> Outgoing:
         core, due = self._core, out.due
         caps = core.transport.capabilities
         if due is None:
@@ -98,7 +113,7 @@ class Delays:
         check_limits(headers, caps.headers)
         return structs.replace(
             out, topic=core.physical(names.delay_topic(tier_for(left))), headers=headers, due=None, private=True,
-            marked=True, dedup=f"{out.dedup}/{due:.3f}/{hop}",
+            marked=True, dedup=f"{out.dedup}/{due:.3f}/0",
         )  # fmt: skip
 
     async def ready(self, deadline: float) -> None:
@@ -144,58 +159,77 @@ class Delays:
         caps = core.transport.capabilities
         transacts = caps.transactions and isinstance(core.transport, Transactional)
         settings = Settings(
-            concurrency=CONCURRENCY, window=WINDOW, lease=min(LEASE, caps.lease_cap or LEASE),
+            concurrency=CONCURRENCY, window=LOG_WINDOW if caps.settling is Settling.CUMULATIVE else WINDOW,
+            batch=Batch(BATCH), lease=min(LEASE, caps.lease_cap or LEASE),
             start="earliest" if "earliest" in caps.starts else "new", retry=Retry(attempts=None, cap=5.0),
             dead_letter=DeadLetter(), delivery="exactly_once" if transacts else "at_least_once",
         )  # fmt: skip
         name = "sg.delay" if len(topics) > 1 else names.delay_topic(self._tiers[topics[0]])
-        route = Route(schema=bytes, content_type="application/octet-stream", handle=self._forward)
+        route = Route(
+            schema=bytes, content_type="application/octet-stream", handle=_never, handle_batch=self._forward
+        )  # fmt: skip
         return Program(
             topic=name, group=names.DELAY_GROUP, settings=settings, order=Order.NONE, physical=topics,
             physical_group=core.physical(names.DELAY_GROUP), leased=None,
-            dead_letters=core.physical(names.DELAY_LETTERS), routes={None: route}, default_type=name, private=True,
-            raw=True,
+            dead_letters=core.physical(names.DELAY_LETTERS), routes={None: route}, default_type=name,
+            batch=settings.batch, private=True, raw=True,
         )  # fmt: skip
 
-    async def _forward(self, message: Message[Any]) -> object:
-        """Let a message wait, or send it on. What it carries is in order whatever the policy was that sent it here."""
-        core, delivery = self._core, message._received()
-        envelope, reading = message._attributes(), message._reading
+    async def _forward(self, messages: list[Message[Any]]) -> Outcomes:
+        """Send on, together, what is ready, and let the others wait."""
+        reading, now = messages[0]._reading, self._core.clock.now()
         assert isinstance(reading, Reading)
+        outcomes: list[Exception | None] = [None] * len(messages)
+        going: list[tuple[int, Outgoing]] = []
+        for i, message in enumerate(messages):
+            try:
+                going.append((i, self._next(message, reading, now)))
+            except (Later, Reject) as outcome:
+                outcomes[i] = outcome
+        if reading.outputs is not None:
+            for i, out in going:
+                reading.outputs.put(messages[i]._received(), out)
+            return outcomes
+        for (i, _), error in zip(going, await self._core.emit_all([out for _, out in going]), strict=True):
+            outcomes[i] = error
+            if isinstance(error, Refused):  # nor would it be taken the next time
+                outcomes[i] = rejected = Reject(str(error))
+                rejected.__cause__ = error
+        return outcomes
+
+    def _next(self, message: Message[Any], reading: Reading, now: float) -> Outgoing:
+        """What to send for a message. What it carries is in order whatever the policy was that sent it here.
+
+        Raises Later while it has to wait, Reject where it does not say for what.
+        """
+        core, delivery = self._core, message._received()
+        caps = core.transport.capabilities
+        headers = reading.raw_headers(message)
+        envelope = _envelope(message, headers, caps.binding)
         due, target = envelope.due, envelope.target
         if due is None or target is None:
             raise Reject("it does not say when it is due and where it is to go (sgdue, sgtarget)")
-        tier, stored, now = self._tiers[delivery.topic], reading.stored(message), core.clock.now()
+        tier, stored = self._tiers[delivery.topic], reading.stored(message)
         left = due - now
         wait = left if left < SHORTEST else min(ready_at(due, stored, tier) - now, left)
-        if wait > 0 and left > core.transport.capabilities.delay:
+        if wait > 0 and left > caps.delay:
             raise Later(min(wait, TIERS[tier] + SHORTEST))  # whatever the clock says with which it was stored
         hop = f"{tier}@{stored:.3f}"  # not a count: whoever forwards it once more has to say the same
-        try:
-            out = self._placed(self._next(message, delivery, target, due, hop), target, hop)
-            if reading.outputs is not None:
-                reading.outputs.put(delivery, out)
-                return None
-            await core.emit(out, chained=None if out.key is None or out.private else (out.topic, out.key))
-        except Refused as error:  # nor would it be taken the next time
-            raise Reject(str(error)) from error
-        return None
-
-    def _next(self, message: Message[Any], delivery: Delivery, target: str, due: float, hop: str) -> Outgoing:
-        """The message as it was before it had to wait; a copy for one group goes on telling that it is one."""
-        core, envelope = self._core, message._attributes()
-        binding = core.transport.capabilities.binding
-        headers = message._read().raw_headers(message)
-        internal = target.startswith("sg.")
-        dedup = message.id
-        if internal:
+        dedup = envelope.id or message.id
+        private = target.startswith("sg.")
+        if private:
             dedup = f"{dedup}/{target}/{envelope.attempt}/{due:.3f}/{hop}"
-        else:
-            headers = with_attributes(headers, binding, {"sgdue": None, "sgtarget": None})
+        if left > caps.delay:
+            return Outgoing(
+                topic=self._topics[tier_for(left)], body=delivery.body, media=delivery.media, headers=headers,
+                key=delivery.key, dedup=f"{dedup}/{due:.3f}/{hop}", expires=envelope.expires, private=True, marked=True,
+            )  # fmt: skip
+        if not private:  # a copy for one group goes on telling that it is one
+            headers = with_attributes(headers, caps.binding, {"sgdue": None, "sgtarget": None})
         return Outgoing(
             topic=core.physical(target), body=delivery.body, media=delivery.media, headers=headers, key=delivery.key,
-            dedup=dedup, due=due, expires=envelope.expires, private=internal,
-            marked=acted_on(headers, binding),
+            dedup=dedup, due=due if left > 0 else None, expires=envelope.expires, private=private,
+            marked=acted_on(headers, caps.binding),
         )  # fmt: skip
 
     # ---- the end --------------------------------------------------------------------------------------------------
@@ -209,3 +243,18 @@ class Delays:
         """Stop forwarding; what waits stays on the broker."""
         if self.consumers:
             await asyncio.gather(*(consumer.stop(deadline) for consumer in self.consumers))
+
+
+def _envelope(message: Message[Any], headers: Headers, binding: str) -> Envelope:
+    """What of it says where to go; that is all we read, of each message and at each hop. Raises Reject."""
+    media = message._received().media
+    if media is not None and is_structured(media):
+        return message._attributes()
+    try:
+        return read(headers, binding, READ)
+    except CodecError as error:
+        raise Reject(f"it does not say when it is due and where it is to go (sgdue, sgtarget): {error}") from error
+
+
+async def _never(_: Message[Any]) -> object:
+    raise Misuse("messages are forwarded together")
