@@ -15,6 +15,7 @@ STORAGE = "log.flush.interval.messages unset: to disk when the system writes it;
 POWERS = frozenset({"kill", "pause", "restart", "proxy", "disk"})
 ROOM = 2 << 20  # bytes of a file while there is no room
 FOLDERS = 24  # more than a topic has partitions: a node whose every folder failed ends
+REBALANCE = "?rebalance=8"  # seconds: of a handler that never ends, the group waits for most of it
 SETTINGS = {"log.index.size.max.bytes": str(1 << 20)}  # whose file is made in this size, room or not
 
 
@@ -51,7 +52,7 @@ class KafkaServer(Server):
 
 
 def _start(setup: Setup, options: str = "") -> KafkaServer:
-    server = KafkaServer(setup, options)
+    server = KafkaServer(setup, REBALANCE + options)
     try:
         server.start()
     except BaseException:
@@ -67,7 +68,7 @@ def _aiokafka(setup: Setup) -> KafkaServer:
 
 def _confluent(setup: Setup) -> KafkaServer:
     _needs("confluent_kafka", "kafka-confluent")
-    return _start(setup, "?client=confluent")
+    return _start(setup, "&client=confluent")
 
 
 def _needs(client: str, extra: str) -> None:
