@@ -129,8 +129,10 @@ async def concurrent_topics(c: Context) -> None:
 async def concurrent_topics_fair(c: Context) -> None:
     """Of two topics in one source, the one with a backlog does not starve the other."""
     t = await c.open()
-    m = await c.join(t, c.name("busy"), c.name("rare"))
+    topics = c.name("busy"), c.name("rare")
+    await (await c.join(t, *topics)).close()  # the group begins; who reads next finds the backlog as a whole
     await c.stored(t, *(out(c.name("busy"), str(n)) for n in range(100)), out(c.name("rare"), "rare"))
+    m = await c.join(t, *topics)
     seen: list[bytes | None] = []
     while len(seen) < 60:
         some = await m.receive(10)
