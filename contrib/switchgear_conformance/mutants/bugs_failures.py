@@ -84,6 +84,7 @@ class PrivateTwice(Bug):
         "85.bus",
         "93.bus",
         "89.bus.copy",
+        "89.bus.replay",
         "90.bus.broker",
         "90.bus.copy",
         "90.bus.order",
