@@ -43,10 +43,12 @@ class Transactions:
     def __init__(self, cluster: ConfluentCluster, name: str, lease: float) -> None:
         """`name` is the transactional id; `lease` seconds, at most, one may be open."""
         self._cluster = cluster
+        config, within = producing(cluster), round(1000 * max(1.0, min(lease, OPEN)))
         self._config = {
-            **producing(cluster), "acks": "all", "enable.idempotence": True, "enable.gapless.guarantee": False,
-            "transactional.id": name, "transaction.timeout.ms": round(1000 * max(1.0, min(lease, OPEN))),
-            "message.timeout.ms": round(1000 * max(1.0, min(lease, OPEN))),
+            **config, "acks": "all", "enable.idempotence": True, "enable.gapless.guarantee": False,
+            "transactional.id": name, "transaction.timeout.ms": within, "message.timeout.ms": within,
+            "socket.timeout.ms": min(config["socket.timeout.ms"], within),
+            "request.timeout.ms": min(config["request.timeout.ms"], within),
         }  # fmt: skip
         self._thread = ThreadPoolExecutor(1, "switchgear-kafka-transaction")
         self._client: Producer | None = None
