@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from aiokafka.protocol.admin import (
     ApiVersionRequest,
     CreatePartitionsRequest,
     CreateTopicsRequest,
+    DeleteRecordsRequest,
     DescribeConfigsRequest,
     DescribeGroupsRequest,
     ListGroupsRequest,
@@ -18,13 +20,13 @@ from aiokafka.protocol.admin import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from switchgear.driver import Delivery, Headers
-from switchgear.errors import ConfigurationError, Lost, NotFound, Refused
+from switchgear.errors import ConfigurationError, Lost, NotFound, Refused, SwitchgearError
 
 from . import log, records
 from .cluster import EARLIEST, Committed, Configured, OutOfRange, Refusals, TopicPartition, lane
-from .failures import failure
+from .failures import CONNECT, failure, for_code
 from .tuning import Settings
-from .wire import NOBODY, Wire, raise_for
+from .wire import NOBODY, Wire, by_topic, raise_for
 
 TOPIC, BROKER = 2, 4  # kinds of configured things
 DYNAMIC = 1  # where a value comes from: set for this topic
@@ -195,6 +197,30 @@ class AiokafkaCluster:
                 raise_for(code, said or topic)
 
         await self.wire.insist(ask, f"configuring topic {topic!r}")
+
+    async def delete(self, offsets: Mapping[TopicPartition, int]) -> Refusals:
+        """Ask each leader once."""
+        by_leader: dict[int, list[TopicPartition]] = defaultdict(list)
+        for tp in offsets:
+            leader = self.wire.client.cluster.leader_for_partition(tp)
+            if leader is not None and leader != -1:
+                by_leader[leader].append(tp)
+        refused: dict[TopicPartition, SwitchgearError] = {}
+        for leader, tps in by_leader.items():
+            request = DeleteRecordsRequest(
+                by_topic(tps, lambda tp: (tp.partition, offsets[tp])), round(self.patience * 1000)
+            )
+            try:
+                response = await self.wire.client.send(leader, request)
+            except CONNECT as error:
+                refused.update(dict.fromkeys(tps, failure(self.at, error)))
+                continue
+            for topic, partitions, *_ in response.topics:
+                for partition, _, code, *_ in partitions:
+                    if code:
+                        tp = TopicPartition(topic, partition)
+                        refused[tp] = failure(f"{self.at}: {lane(tp)}", for_code(code)())
+        return refused
 
     async def read(self, tp: TopicPartition, offset: int) -> tuple[Sequence[Delivery], int]:
         """One answer of the partition's leader."""

@@ -59,7 +59,7 @@ class Record(msgspec.Struct, gc=False):
 Queues: TypeAlias = dict[TopicPartition, deque[Record]]
 """What is to be stored, by partition, in order."""
 Refusals: TypeAlias = Mapping[TopicPartition, SwitchgearError]
-"""Partitions whose position was not taken, and why; `Lost` where the group has members, or has gone on without us."""
+"""Partitions where it was refused, and why; of a position `Lost` where the group has members, or has gone on."""
 
 
 class OutOfRange(Exception):
@@ -160,6 +160,10 @@ class Cluster(Protocol):
 
     async def configure(self, topic: str, wanted: Mapping[str, str]) -> None:
         """Ask for some settings of a topic; all others stay as they are."""
+        ...
+
+    async def delete(self, offsets: Mapping[TopicPartition, int]) -> Refusals:
+        """Have all records before these offsets deleted; where that was refused, and why."""
         ...
 
     async def read(self, tp: TopicPartition, offset: int) -> tuple[Sequence[Delivery], int]:

@@ -9,6 +9,8 @@ from aiokafka import errors as kafka
 
 from switchgear.errors import ConfigurationError, NotFound, NotSent, Refused, SwitchgearError, Unavailable
 
+from . import tls
+
 CONNECT: Final = (kafka.KafkaError, OSError, TimeoutError)
 """What a request may fail with; anything else is a bug."""
 
@@ -64,10 +66,8 @@ def failure(at: str, error: BaseException) -> SwitchgearError:
     """Our error for what a request failed with; `at` says where, and of what."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, ssl.SSLCertVerificationError):
-            return _untrusted(at, seen)
         if isinstance(seen, ssl.SSLError):
-            return _tls(at, seen)
+            return tls.failure(at, seen)
         seen = seen.__cause__ or seen.__context__
     for kind, ours, meaning in _TABLE:
         if isinstance(error, kind):
@@ -86,22 +86,3 @@ def failure(at: str, error: BaseException) -> SwitchgearError:
             "(kafka://), or does it want a user and password?"
         )
     return Unavailable(f"{at}: {str(error) or type(error).__name__}")
-
-
-def _untrusted(at: str, error: ssl.SSLCertVerificationError) -> ConfigurationError:
-    said = error.verify_message
-    if "expired" in said or "not yet valid" in said:
-        return ConfigurationError(f"{at}: the broker's certificate: {said}: renew it there, or check both clocks")
-    if "mismatch" in said or "not valid for" in said:
-        return ConfigurationError(f"{at}: the broker's certificate: {said}: connect by a name that it is for")
-    return ConfigurationError(f"{at}: the broker's certificate: {said}: name its authority with ?ca=/path/to/ca.pem")
-
-
-def _tls(at: str, error: ssl.SSLError) -> SwitchgearError:
-    if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF_WHILE_READING"):
-        return ConfigurationError(f"{at}: the broker speaks no TLS there: write kafka://, or its TLS port")
-    if "CERTIFICATE" in (error.reason or ""):
-        return ConfigurationError(
-            f"{at}: the broker wants a client certificate ({error.reason}): give ?cert= and ?key="
-        )
-    return Unavailable(f"{at}: TLS failed: {error.reason or error}")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypedDict
 from aiokafka import errors as kafka
 from aiokafka.abc import AbstractTokenProvider
 
-from switchgear.errors import ConfigurationError, Refused, Unavailable
+from switchgear.errors import Refused, Unavailable
 
+from . import tls
 from .tuning import Settings
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def connection(settings: Settings) -> Connection:
     return Connection(
         bootstrap_servers=[f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in settings.servers],
         security_protocol=protocol + ("SSL" if settings.tls else "PLAINTEXT"),
-        ssl_context=_context(settings) if settings.tls else None,
+        ssl_context=tls.context(settings) if settings.tls else None,
         sasl_mechanism=settings.sasl or "PLAIN",
         sasl_plain_username=settings.user,
         sasl_plain_password=settings.password,
@@ -77,18 +78,3 @@ def _tokens(settings: Settings) -> AbstractTokenProvider | None:
     if settings.tokens is not None:
         return Endpoint(settings.tokens)
     return TokenFile(settings.token_file) if settings.token_file else None
-
-
-def _context(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca)
-        if settings.cert and settings.key:
-            context.load_cert_chain(settings.cert, settings.key)
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigurationError(
-            f"{settings.address}: ca, cert and key have to be PEM files, key that of cert: {error}"
-        ) from error
-    if not settings.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

@@ -52,7 +52,7 @@ class GroupSource(ConsumerRebalanceListener):
         """Set while no rebalance is under way."""
         self._failure: Exception | None = None
         """Why this source can't go on."""
-        self._purge = Purge(cluster.wire, subscription.own)
+        self._purge = Purge(cluster, subscription.own)
 
     # ---- joining --------------------------------------------------------------------------------------------------
 
@@ -224,9 +224,7 @@ class GroupSource(ConsumerRebalanceListener):
             refused.update(await self._wire.commit(
                 self._group, member, {tp: Committed(offsets[tp].offset, "") for tp in long}
             ))  # fmt: skip
-        for tp, committed in offsets.items():
-            if tp not in refused:
-                self._purge.settled(tp, committed.offset)
+        self._purge.committed({tp: one.offset for tp, one in offsets.items() if tp not in refused})
         return {tp: self._refusal(tp, error) for tp, error in refused.items()}
 
     def _refusal(self, tp: TopicPartition, error: type[kafka.KafkaError]) -> TransportError:

@@ -35,6 +35,7 @@ class BroadcastSource:
 
     async def join(self) -> None:
         """Return when all that is published from now on will be handed out. Raises TransportError."""
+        await self._reader.open()
         await self.assign(self._subscription.topics)
 
     async def assign(self, topics: Mapping[str, Fence | None]) -> None:

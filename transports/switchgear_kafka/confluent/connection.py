@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError
 
+from switchgear.errors import Refused
 from switchgear_kafka.tokens import Tokens
 from switchgear_kafka.tuning import Settings
 
+T = TypeVar("T")
 TOKEN = 60.0  # seconds after which a token is read from its file again
 
 
@@ -34,7 +37,7 @@ def connection(settings: Settings, heard: Callable[[KafkaError], None]) -> dict[
     if settings.tokens is not None:
         found["oauth_cb"] = _endpoint(settings.tokens)
     elif settings.token_file:
-        found["oauth_cb"] = _tokens(Path(settings.token_file))
+        found["oauth_cb"] = _file(settings.token_file)
     elif settings.sasl:
         found |= {"sasl.username": settings.user, "sasl.password": settings.password}
     if settings.tls:
@@ -47,15 +50,35 @@ def connection(settings: Settings, heard: Callable[[KafkaError], None]) -> dict[
     return found
 
 
-def _tokens(path: Path) -> Callable[[str], tuple[str, float]]:
-    def token(_config: str) -> tuple[str, float]:
-        return path.read_text(encoding="ascii").strip(), time.time() + TOKEN
+async def made(settings: Settings, make: Callable[[], T]) -> T:
+    """A client. One that shows tokens waits for its first while it is made: a thread does that."""
+    return await asyncio.to_thread(make) if settings.sasl == "OAUTHBEARER" else make()
 
-    return token
+
+async def token(settings: Settings) -> None:
+    """Find out whether there is one: the client would not tell what is wrong. Raises Refused, Unavailable."""
+    if settings.tokens is not None:
+        await settings.tokens.get()
+    elif settings.token_file:
+        try:
+            _read(settings.token_file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refused(f"{settings.address}: token_file {settings.token_file!r}: {error}") from error
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text(encoding="ascii").strip()
+
+
+def _file(path: str) -> Callable[[str], tuple[str, float]]:
+    def current(_config: str) -> tuple[str, float]:
+        return _read(path), time.time() + TOKEN
+
+    return current
 
 
 def _endpoint(tokens: Tokens) -> Callable[[str], tuple[str, float]]:
-    def token(_config: str) -> tuple[str, float]:
+    def current(_config: str) -> tuple[str, float]:
         return tokens.current()
 
-    return token
+    return current

@@ -75,9 +75,13 @@ def failure(at: str, raised: KafkaError | BaseException) -> SwitchgearError:
     if code in (K._AUTHENTICATION, K.SASL_AUTHENTICATION_FAILED):
         if "nsupported SASL mechanism" in text:
             return ConfigurationError(f"{at}: the broker does not offer this mechanism: see ?sasl= ({_own(text)})")
+        if "invalid_token" in text:
+            return Refused(f"{at} does not take the token: check its issuer, audience and expiry, and the clocks")
         return Refused(f"{at}: wrong user, password or token: check the URL ({_own(text)})")
     if code == K._SSL:
         return _tls(at, text)
+    if code == K._INVALID_ARG:
+        return ConfigurationError(f"{at}: the client takes no such setting: {text}")
     if code in _NO_ANSWER:
         return Unavailable(f"{at}: no answer in time")
     if "onnection refused" in text:

@@ -15,7 +15,7 @@ from switchgear.errors import MaybeSent, NotSent, Refused, SwitchgearError, Tran
 from switchgear_kafka.cluster import Queues, TopicPartition, lane
 
 from .cluster import ConfluentCluster
-from .connection import connection
+from .connection import connection, made
 from .failures import error_of, failure
 
 MARGIN = 0.2  # seconds, at most, before the caller's deadline that sending ends
@@ -70,10 +70,14 @@ class Producer:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._down = True
 
-    def _open(self) -> Client:
+    async def _open(self) -> Client:
         if self._client is None:
             settings = self._cluster.settings
-            self._client = Client({**connection(settings, self._hear), **producing(self._cluster)})
+            config = {**connection(settings, self._hear), **producing(self._cluster)}
+            try:
+                self._client = await made(settings, lambda: Client(config))
+            except KafkaException as error:
+                raise failure(self._cluster.at, error) from error
         return self._client
 
     def _drop(self) -> None:
@@ -106,7 +110,7 @@ class Producer:
 
     async def _deliver(self, queues: Queues, deadline: float) -> dict[int, int | KafkaError]:
         """Hand over to the client and wait for all reports; by place the offset or the error."""
-        client, loop = self._open(), asyncio.get_running_loop()
+        client, loop = await self._open(), asyncio.get_running_loop()
         outcomes: dict[int, int | KafkaError] = {}
 
         def report(place: int, error: KafkaError | None, message: Message) -> None:

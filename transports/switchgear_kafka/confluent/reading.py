@@ -18,6 +18,7 @@ from switchgear_kafka.membership import Tenure
 
 from .cluster import ConfluentCluster
 from .connection import connection
+from .failures import failure
 
 T = TypeVar("T")
 WAIT = 1.0  # seconds that a read waits for the first message
@@ -76,8 +77,8 @@ class Reader:
     def __init__(self, cluster: ConfluentCluster, group: str, lease: float = 30.0) -> None:
         self._cluster = cluster
         self._loop = asyncio.get_running_loop()
-        options = consuming(cluster, group, lease)
-        self.consumer = Consumer({**connection(cluster.settings, self._hear), **options})
+        self._config = consuming(cluster, group, lease)
+        self._consumer: Consumer | None = None
         # the last heartbeat may be as old as two are apart
         self.tenure = Tenure(min(lease - 2 * heartbeat(lease), SESSION - 2 * BEAT))
         self._reads = ThreadPoolExecutor(1, "switchgear-kafka-read")
@@ -96,6 +97,20 @@ class Reader:
         self.closed = False
         self.epoch = 0
         """How often what is assigned has changed."""
+
+    async def open(self) -> None:
+        """Make the client; with OAuth that waits for a token. Raises TransportError, ConfigurationError."""
+        config = {**connection(self._cluster.settings, self._hear), **self._config}
+        try:
+            self._consumer = await self.reading(lambda: Consumer(config))
+        except KafkaException as error:
+            raise failure(self._cluster.at, error) from error
+
+    @property
+    def consumer(self) -> Consumer:
+        """The client, once it is open."""
+        assert self._consumer is not None
+        return self._consumer
 
     def _hear(self, error: KafkaError) -> None:
         if error.code() in _WORTH_TELLING or error.fatal():
@@ -262,10 +277,11 @@ class Reader:
         if self.closed:
             return
         self.closed = True
-        closing = self.reading(self.consumer.close)
-        await asyncio.wait([closing], timeout=LEAVE)
-        if closing.done() and not closing.cancelled():
-            closing.exception()  # what fails at the end fails for nobody
+        if self._consumer is not None:
+            closing = self.reading(self._consumer.close)
+            await asyncio.wait([closing], timeout=LEAVE)
+            if closing.done() and not closing.cancelled():
+                closing.exception()  # what fails at the end fails for nobody
         self._reads.shutdown(wait=False, cancel_futures=True)
         self._commits.shutdown(wait=False, cancel_futures=True)
 

@@ -16,6 +16,7 @@ from switchgear.errors import Lost, MaybeSent, TransportError, Unavailable
 from switchgear_kafka.cluster import EARLIEST, JOIN, LATEST, Committed, Queues, TopicPartition, existing
 from switchgear_kafka.lanes import Lanes
 from switchgear_kafka.positions import found, known, resume
+from switchgear_kafka.purging import Purge
 
 from . import records
 from .cluster import ConfluentCluster
@@ -52,6 +53,7 @@ class GroupSource:
         self._trimmed: dict[str, int] = {}
         self._steady = asyncio.Event()
         self._failure: Exception | None = None
+        self._purge = Purge(cluster, subscription.own)
 
     # ---- joining --------------------------------------------------------------------------------------------------
 
@@ -60,6 +62,7 @@ class GroupSource:
         tps = [tp for topic in self._topics for tp in await existing(self._cluster, topic)]
         await found(self._cluster, self._group, tps, self._subscription.start)
         self._known.update(await known(self._cluster, self._group, tps))
+        await self._reader.open()
         self._subscribe()
         loop = asyncio.get_running_loop()
         until = loop.time() + JOIN + self._cluster.settings.tuning.rebalance + self._subscription.lease
@@ -166,6 +169,7 @@ class GroupSource:
         out = await self._read(limit, wanted)
         if not out:
             await self._alive()
+        await self._purge.run()
         return out
 
     async def _prove(self) -> None:
@@ -240,13 +244,19 @@ class GroupSource:
 
     async def settle(self, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         """Commit watermarks; Lost for partitions that are not ours."""
-        return await self._lanes.settle(batch, self._commits.commit)
+        return await self._lanes.settle(batch, self._commit)
+
+    async def _commit(self, offsets: Mapping[TopicPartition, Committed]) -> Mapping[TopicPartition, TransportError]:
+        refused = await self._commits.commit(offsets)
+        self._purge.committed({tp: one.offset for tp, one in offsets.items() if tp not in refused})
+        return refused
 
     async def commit(self, settled: Sequence[Settlement], queues: Queues, deadline: float) -> None:
         """Store what is queued and commit watermarks in one transaction. Raises as `Transactional.commit` does."""
         async with self._lanes.together(settled) as offsets:
             asked = self._reader.committing(self._reader.consumer.consumer_group_metadata)
             await self._transactions.commit(queues, offsets, await asked, deadline)
+        self._purge.committed({tp: one.offset for tp, one in offsets.items()})
 
     async def assign(self, topics: Mapping[str, Fence | None]) -> None:
         """Read these topics from now on; the group rebalances."""
