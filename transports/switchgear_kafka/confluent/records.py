@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
+from typing import TypeAlias, cast
 
 from confluent_kafka import Message
 
 from switchgear.driver import Delivery, Headers
-from switchgear_kafka.headers import ACTED_ON, CONTENT_TYPE
+from switchgear_kafka.headers import ACTED_ON, CONTENT_TYPE, KNOWN
+
+Pairs: TypeAlias = list[tuple[str, bytes | None]] | None
 
 
 def deliveries(lane: str, place: str, messages: Iterable[Message]) -> list[Delivery]:
@@ -20,7 +22,7 @@ def deliveries(lane: str, place: str, messages: Iterable[Message]) -> list[Deliv
         for name, value in _headers(message):
             if name == CONTENT_TYPE:
                 media = value
-            elif name in ACTED_ON:
+            elif name in ACTED_ON and value != KNOWN:
                 marked = True
         topic, token = message.topic() or "", (place, message.offset())
         out.append(Delivery(
@@ -31,10 +33,21 @@ def deliveries(lane: str, place: str, messages: Iterable[Message]) -> list[Deliv
 
 def _headers(message: Message) -> Iterable[tuple[str, bytes]]:
     try:
-        found = message.headers() or ()
-    except UnicodeDecodeError:  # the client can't read a header's name; what it says is not ours to lose
-        return ()
-    return [(name, value or b"") for name, value in found]  # type: ignore[misc, str-unpack]
+        found = cast("Pairs", message.headers())
+    except UnicodeDecodeError as error:
+        found = _named(cast("Pairs", message.headers()), error)
+        message.set_headers(found)  # type: ignore[arg-type]
+    return [(name, value or b"") for name, value in found or ()]
+
+
+def _named(found: Pairs, error: UnicodeDecodeError) -> Pairs:
+    """The headers of a message where a name is no UTF-8.
+
+    The client gives them when it is asked again, and in the place of that name a null pointer: no object, which nothing
+    but `repr` may come near. The error tells the name, of several the last.
+    """
+    name = error.object.decode("utf-8", "backslashreplace")
+    return [(name, pair[1]) if repr(pair).startswith("(<NULL>") else pair for pair in found or ()]
 
 
 def _message(delivery: Delivery) -> Message:
