@@ -19,6 +19,7 @@ from .wire import Wire, hang_up
 
 WAIT = 1.0  # seconds that a read waits for the first record
 SOME = 0.1  # or where partitions are left out, which may be wanted again soon
+FETCH = 0.25  # seconds for which a broker waits for records: what a leader asks for a rebalance waits behind it
 HEARTBEAT = 0.3  # seconds: by its answers a member hears that others join, who wait for it
 LEAVE = 2.0  # seconds to leave the group and close connections
 JOIN_MARGIN = 10.0  # seconds by which a request outlives the longest that the group makes it wait
@@ -35,7 +36,8 @@ def make(wire: Wire, group: str | None, lease: float = 30.0) -> AIOKafkaConsumer
     return AIOKafkaConsumer(
         **connection(settings), client_id="switchgear", group_id=group, group_instance_id=tuning.group_instance_id,
         client_rack=tuning.client_rack, enable_auto_commit=False, auto_offset_reset="none",
-        isolation_level="read_committed", fetch_max_bytes=FETCH_BYTES, session_timeout_ms=round(lease * 1000),
+        isolation_level="read_committed", fetch_max_bytes=FETCH_BYTES, fetch_max_wait_ms=round(FETCH * 1000),
+        session_timeout_ms=round(lease * 1000),
         heartbeat_interval_ms=round(min(HEARTBEAT, lease / 5) * 1000),
         rebalance_timeout_ms=round(tuning.rebalance * 1000), max_poll_interval_ms=round(MOST_IDLE * 1000),
         request_timeout_ms=round((max(tuning.rebalance, lease) + JOIN_MARGIN) * 1000),
