@@ -160,10 +160,15 @@ class Reader:
         self._loop.call_soon_threadsafe(call)
 
     def changed(self, tps: Collection[TopicPartition]) -> None:
-        """These were given or taken: they are not paused any more, and what was read of them does not count."""
-        self._paused.difference_update(tps)
+        """These were given or taken: what was read of them does not count."""
         self._spare = [one for one in self._spare if _tp(one) not in tps]
         self.epoch += 1
+
+    def awaken(self, tps: Collection[TopicPartition]) -> None:
+        """These are assigned. What was paused when it was taken stays so in the client, whoever had it meanwhile."""
+        self._paused.difference_update(tps)
+        if tps:
+            self.consumer.resume([Native(*tp) for tp in tps])
 
     async def fetch(
         self, limit: int, wanted: Collection[TopicPartition] | None, every: Collection[TopicPartition]
@@ -195,11 +200,12 @@ class Reader:
         try:
             if more := held - self._paused:
                 self.consumer.pause([Native(*tp) for tp in more])
+                self._paused |= more
             if less := self._paused - held:
                 self.consumer.resume([Native(*tp) for tp in less])
+                self._paused -= less
         except KafkaException:  # one of them is ours no more: a rebalance is about to be told
             return
-        self._paused = set(held)
 
     def _read(self, limit: int, wait: float) -> list[Message]:
         """Never waits for a batch to fill; what it took across a rebalance is given back."""
@@ -240,21 +246,15 @@ class Reader:
 
     def _back(self, messages: Sequence[Message]) -> None:
         """Read these again: nobody can tell any more which came before the rebalance, and which after it."""
-        first: dict[TopicPartition, int] = {}
-        for message in messages:
-            if message.error() is None:
-                first.setdefault(_tp(message), message.offset() or 0)
-        assigned = {TopicPartition(one.topic, one.partition) for one in self.consumer.assignment()}
-        for tp, offset in first.items():
-            if tp in assigned:
-                self.consumer.seek(Native(*tp, offset))
+        for tp in {_tp(message) for message in messages if message.error() is None}:
+            if tp in self.next:  # it is ours, and what it has given to nobody begins there
+                self.consumer.seek(Native(*tp, self.next[tp]))
 
     async def go_on(self, tp: TopicPartition, offset: int, *, stepwise: bool) -> None:
         """Go on there, also where the client has stopped for want of a position."""
 
         def seek() -> None:
             self.next[tp] = offset
-            self._paused.clear()
             if stepwise:
                 self.consumer.incremental_unassign([Native(*tp)])
                 self.consumer.incremental_assign([Native(*tp, offset)])

@@ -99,6 +99,7 @@ class GroupSource:
             consumer.incremental_assign(placed)
         else:
             consumer.assign(placed)
+        self._reader.awaken(list(begun))
         self._reader.tell(partial(self._begin, begun))
 
     async def _resume(self, tps: Sequence[TopicPartition]) -> Mapping[TopicPartition, Committed]:
