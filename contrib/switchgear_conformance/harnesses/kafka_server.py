@@ -103,6 +103,7 @@ def kafka(
             "inter.broker.listener.name": "INSIDE",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": ",".join(str(data / f"logs{n or ''}") for n in range(folders)),
+            "metadata.log.dir": str(data / "metadata"),  # a node without it ends, and any other folder may fail
             **(settings or {}),
         }
         properties = data / "server.properties"
