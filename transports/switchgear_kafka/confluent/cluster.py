@@ -25,6 +25,7 @@ from .connection import connection, made
 from .failures import failure
 from .groups import Groups
 from .log import Log
+from .positions import Positions
 
 STARTING = 2.0  # seconds in which a broker that has just come up may not know a topic that it has
 _MISSING: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
@@ -39,9 +40,9 @@ class ConfluentCluster:
         self.at, self.patience = asking.at, asking.patience
         self.soon, self.connect, self.reachable, self.ask = asking.soon, asking.connect, asking.reachable, asking.ask
         groups = Groups(asking)
-        self.committed, self.place, self.members, self.groups = (
-            groups.committed, groups.place, groups.members, groups.names
-        )  # fmt: skip
+        self.place, self.members, self.groups = groups.place, groups.members, groups.names
+        self._positions = Positions(settings, asking)
+        self.committed = self._positions.committed
         self._log: Log | None = None
         self._threads = ThreadPoolExecutor(1, "switchgear-kafka-log")
         self._counts: dict[str, int] = {}
@@ -49,6 +50,7 @@ class ConfluentCluster:
     async def close(self) -> None:
         """Close every connection; what is under way fails."""
         self.asking.close()
+        await self._positions.close()
         log, self._log = self._log, None
         self._counts.clear()
         if log is not None:

@@ -1,18 +1,17 @@
-"""Positions and members of groups, by confluent-kafka's admin client."""
+"""Groups and their members, by confluent-kafka's admin client."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from confluent_kafka import ConsumerGroupState, ConsumerGroupTopicPartitions, KafkaError
 from confluent_kafka import TopicPartition as Native
 
 from switchgear.errors import Lost, SwitchgearError
-from switchgear_kafka.cluster import Committed, Refusals, TopicPartition
+from switchgear_kafka.cluster import Refusals, TopicPartition
 
-from .asking import PAUSE, Asking
+from .asking import Asking
 from .failures import GONE, failure
 
 _STOPPED: Final = frozenset({ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD})
@@ -23,30 +22,6 @@ class Groups:
 
     def __init__(self, asking: Asking) -> None:
         self._asking, self._at = asking, asking.at
-
-    async def committed(self, group: str, tps: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
-        """What the group has committed."""
-        asked = ConsumerGroupTopicPartitions(group, [Native(*tp) for tp in tps])
-        if not asked.topic_partitions:
-            return {}
-        until, loop = self._asking.soon(), asyncio.get_running_loop()
-        while True:
-            found = await self._asking.one(
-                lambda client, timeout: client.list_consumer_group_offsets(
-                    [asked], request_timeout=timeout, require_stable=True
-                )[group],
-                f"group {group!r}",
-            )
-            errors = {one.error.code(): one.error for one in found.topic_partitions if one.error is not None}
-            if set(errors) != {KafkaError.UNSTABLE_OFFSET_COMMIT} or loop.time() >= until:
-                break
-            await asyncio.sleep(PAUSE)  # a transaction is open: of a member that is dead, until its time is over
-        for error in errors.values():
-            raise failure(f"{self._at}: group {group!r}", error)
-        return {
-            TopicPartition(one.topic, one.partition): Committed(one.offset, one.metadata or "")
-            for one in found.topic_partitions if one.offset >= 0
-        }  # fmt: skip
 
     async def place(self, group: str, offsets: Mapping[TopicPartition, int]) -> Refusals:
         """Commit as nobody."""
