@@ -291,7 +291,7 @@ ROLES: dict[str, Callable[..., Awaitable[None]]] = {
     "commit": commit,
     "relay": relay,
 }
-ON_TOPICS = frozenset({"publish", "consume", "late"})
+ON_TOPICS = frozenset({"publish", "consume", "late", "commit"})
 """Roles on the bare driver: their first argument is a physical topic, which has to be there."""
 
 

@@ -128,7 +128,7 @@ async def all_once(c: Context, log: Log, sent: Sequence[str]) -> None:
 async def transaction(c: Context) -> None:
     """What is committed is there, in order, and what was settled with it never returns."""
     t, to = await c.open(), c.name("shipped")
-    m, reader = await c.join(t, c.name()), await c.join(await c.open(), to)
+    m, reader = await c.join(t, c.name()), await c.join(await c.open(), to, group="reader")
     await c.stored(t, *(out(c.name(), body) for body in numbered(4)))
     got = await m.take(4)
     await m.commit(got[:2], out(to, "a", "k"), out(to, "b", "k"))
@@ -146,7 +146,7 @@ async def transaction(c: Context) -> None:
 async def transaction_refused(c: Context) -> None:
     """Where one message of it cannot be stored, nothing of it is, and nothing is settled."""
     t, to = await c.open(), c.name("shipped")
-    m, reader = await c.join(t, c.name()), await c.join(await c.open(), to)
+    m, reader = await c.join(t, c.name()), await c.join(await c.open(), to, group="reader")
     await c.stored(t, out(c.name(), "order"))
     got = await m.take(1)
     await raised(m.commit(got, out(to, "a"), out(to, b"." * (t.capabilities.body + 1)), out(to, "b")), Refused)
@@ -157,7 +157,7 @@ async def transaction_refused(c: Context) -> None:
 async def transaction_closed(c: Context) -> None:
     """By a source that has left the group nothing is committed."""
     t, to = await c.open(), c.name("shipped")
-    m, reader = await c.join(t, c.name()), await c.join(await c.open(), to)
+    m, reader = await c.join(t, c.name()), await c.join(await c.open(), to, group="reader")
     await c.stored(t, out(c.name(), "order"))
     got = await m.take(1)
     await m.close()
@@ -169,7 +169,7 @@ async def transaction_closed(c: Context) -> None:
 async def transaction_fenced(c: Context) -> None:
     """Where one of its messages has gone to another member, nothing of it happens; the rest is still ours."""
     t, to = await c.open(), c.name("shipped")
-    late, reader = await c.join(t, c.name(), lease=c.lease), await c.join(await c.open(), to)
+    late, reader = await c.join(t, c.name(), lease=c.lease), await c.join(await c.open(), to, group="reader")
     await c.stored(t, out(c.name(), "lost"))
     lost = await late.take(1)
     heir = await c.join(await c.open(), c.name())
@@ -202,7 +202,7 @@ async def silent(c: Context, reader: Member) -> None:
 async def transaction_crash(c: Context) -> None:
     """Of a process that is killed while it commits, each message is settled and has its output, or neither."""
     t, to = await c.open(), c.name("shipped")
-    reader = await c.join(await c.open(), to)
+    reader = await c.join(await c.open(), to, group="reader")
     sent = numbered(COUNT)
     for kill in range(KILLS):
         child = await c.child("commit", c.name(), c.namespace + "group", to, str(c.lease))
