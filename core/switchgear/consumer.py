@@ -322,6 +322,7 @@ class Consumer:
             outstanding=max(settings.window, FETCH),
             private=program.private,
             own=self._own(),
+            transacts=self.outputs is not None,
         )
 
     def _own(self) -> Collection[str]:

@@ -140,6 +140,8 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     private: bool = False
     own: Collection[str] = ()
     """Topics, now or later among `topics`, that no other group ever reads: what is settled there may be deleted."""
+    transacts: bool = False
+    """What is settled will be settled by `Transactional.commit`; a driver may get ready for it."""
 
 
 class Dedup(msgspec.Struct, frozen=True):

@@ -31,6 +31,12 @@ class Place:
 
 Places = Callable[[], Place]
 
+ANYWHERE = [
+    *(pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("sqlite", "redis", "kafka")),
+    pytest.param("kafka+confluent", marks=pytest.mark.kafka),
+]
+"""For `any_place`, with both clients of Kafka."""
+
 
 @pytest.fixture(scope="session")
 def redis_version() -> str:

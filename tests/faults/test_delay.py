@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Place
+from .conftest import ANYWHERE, Place
 from .due import Handling, Publishing
 from .processes import PATIENCE, Crew, Member, until
 
@@ -75,6 +75,7 @@ def test_lateness_counts_from_the_later_of_both() -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("any_place", ANYWHERE, indirect=True)
 async def test_delayed_messages_survive_kills(any_place: Place, tmp_path: Path) -> None:
     place, dice = any_place, random.Random(SEED)
     outages: list[Outage] = []

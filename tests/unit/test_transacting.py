@@ -9,7 +9,7 @@ import pytest
 
 from switchgear import Bus, Lost, Topic, Unsupported
 from switchgear.clock import LoopClock
-from switchgear.driver import Delivery, Order, Outgoing, Settlement, Verdict
+from switchgear.driver import Delivery, Order, Outgoing, Settlement, Subscription, Verdict
 from switchgear.errors import MaybeSent, NotSent, Refused, TransportError, Unavailable
 from switchgear.guarantees import explain, negotiate
 from switchgear.lanes import Lanes
@@ -17,6 +17,7 @@ from switchgear.plans import Plan
 from switchgear.settings import Settings
 from switchgear.transacting import Outputs, Transaction
 from tests.support.scripted import ScriptedTransport
+from tests.support.serving import fresh
 from tests.support.virtual import virtual
 
 ACK = Verdict.ACK
@@ -147,6 +148,27 @@ async def test_it_is_native_where_there_are_transactions() -> None:
     found = await explain(bus)
     (need,) = [need for need in found.needs if need.need == "delivery"]
     assert (need.asked, need.how) == ("exactly_once", "native")
+
+
+@pytest.mark.parametrize(("delivery", "told"), [("exactly_once", True), ("at_least_once", False)])
+@virtual
+async def test_a_driver_is_told_that_it_will_have_to_commit(delivery: Any, told: bool) -> None:
+    bus, seen = Bus(fresh(), name="app", config={}), list[bool]()
+
+    @bus.subscribe(Topic("mails", str), group="sender", delivery=delivery)
+    async def handle(mail: str) -> None: ...
+
+    async with bus:
+        transport: Any = bus.transport
+        subscribe = transport.subscribe
+
+        async def watched(subscription: Subscription, revoked: Any) -> Any:
+            seen.append(subscription.transacts)
+            return await subscribe(subscription, revoked)
+
+        transport.subscribe = watched
+        async with bus.serving():
+            assert seen == [told]
 
 
 @virtual

@@ -48,6 +48,7 @@ class GroupSource:
         self._commits = Commits(self._reader, self._at, cluster.patience)
         name = f"{self._group}.{subscription.consumer}"  # nobody else ever has it
         self._transactions = Transactions(cluster, name, subscription.lease)
+        self._member: tuple[int, object] = -1, None
         self._topics = frozenset(subscription.topics)
         self._known: set[str] = set()
         self._trimmed: dict[str, int] = {}
@@ -59,6 +60,8 @@ class GroupSource:
 
     async def join(self) -> None:
         """Return when partitions are assigned and the positions of all are committed. Raises TransportError."""
+        if self._subscription.transacts:
+            self._transactions.prepare()
         tps = [tp for topic in self._topics for tp in await existing(self._cluster, topic)]
         await found(self._cluster, self._group, tps, self._subscription.start)
         self._known.update(await known(self._cluster, self._group, tps))
@@ -255,9 +258,18 @@ class GroupSource:
     async def commit(self, settled: Sequence[Settlement], queues: Queues, deadline: float) -> None:
         """Store what is queued and commit watermarks in one transaction. Raises as `Transactional.commit` does."""
         async with self._lanes.together(settled) as offsets:
-            asked = self._reader.committing(self._reader.consumer.consumer_group_metadata)
-            await self._transactions.commit(queues, offsets, await asked, deadline)
+            await self._transactions.commit(queues, offsets, await self._membership(), deadline)
         self._purge.committed({tp: one.offset for tp, one in offsets.items()})
+
+    async def _membership(self) -> object:
+        """As which member of the group we commit. The client may take a second to tell: it is asked once for each
+        assignment, where nothing but an assignment changes it."""
+        epoch, known = self._member
+        if known is None or self._stepwise or epoch != self._reader.epoch:
+            epoch = self._reader.epoch
+            known = await self._reader.committing(self._reader.consumer.consumer_group_metadata)
+            self._member = epoch, known
+        return known
 
     async def assign(self, topics: Mapping[str, Fence | None]) -> None:
         """Read these topics from now on; the group rebalances."""

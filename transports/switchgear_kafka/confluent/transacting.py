@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
 
@@ -55,6 +56,10 @@ class Transactions:
         """Ready to begin; touched by the thread alone."""
         self._closed = False
 
+    def prepare(self) -> None:
+        """Get ready while the group gives us partitions: it takes a second. What fails now the first commit tells."""
+        self._thread.submit(self._prepare)
+
     async def commit(
         self, queues: Queues, offsets: Mapping[TopicPartition, Committed], group: object, deadline: float
     ) -> None:
@@ -69,6 +74,10 @@ class Transactions:
         await loop.run_in_executor(self._thread, self._commit, queues, offsets, group, until)
 
     # ---- in the thread --------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        with suppress(KafkaException):
+            self._ready(time.monotonic() + OPEN)
 
     def _commit(
         self, queues: Queues, offsets: Mapping[TopicPartition, Committed], group: object, until: float
