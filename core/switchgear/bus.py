@@ -387,7 +387,7 @@ class Bus(Router):
         )
         await (stored or core.send_now(out, deadline))
         if out.due is not None:
-            core.due_soon()
+            core.due_soon(out.due)
         if core.watched:
             self._told(core, writer, value)
         return id_

@@ -121,6 +121,8 @@ class Core:
         self._watcher: asyncio.Task[None] | None = None
         self._promoter: asyncio.Task[None] | None = None
         self._due_soon = asyncio.Event()
+        self._looks_at = math.inf
+        """When we look again at what is due, on the loop's clock; while we do, never."""
         self._openings: dict[str, _Opening] = {}
         self._provisioned: set[str] = set()
 
@@ -390,8 +392,9 @@ class Core:
 
     def stored(self, outs: Sequence[Outgoing]) -> None:
         """These were stored: what of it is delayed is looked for when it may be due."""
-        if any(out.due is not None for out in outs):
-            self.due_soon()
+        due = min((out.due for out in outs if out.due is not None), default=None)
+        if due is not None:
+            self.due_soon(due)
 
     async def announce(self, due: float, deadline: float) -> None:
         """Make what a message needs that is due then (unix seconds), before it is sent. Raises TransportError."""
@@ -436,9 +439,10 @@ class Core:
         await self.replies.ready(deadline)
         return self.replies
 
-    def due_soon(self) -> None:
-        """A delayed message was stored: look again when it may be due."""
-        self._due_soon.set()
+    def due_soon(self, due: float) -> None:
+        """A message was stored that is due then: look again now, unless we do so before that in any case."""
+        if due - self.clock.now() < self._looks_at - self.loop.time():
+            self._due_soon.set()
 
     def _move_due(self) -> None:
         """Begin to move what falls due, as every bus of the broker does that publishes or subscribes."""
@@ -454,6 +458,7 @@ class Core:
             except TimeoutError:
                 pass
             self._due_soon.clear()
+            self._looks_at = math.inf
             try:
                 await self.link.wait()
             except SwitchgearError:
@@ -470,6 +475,7 @@ class Core:
             except Exception:
                 log.exception("the transport failed in promote; this is a bug of the transport")
                 pause = PROMOTE_MOST
+            self._looks_at = self.loop.time() + min(pause, PROMOTE_MOST)
 
     # ---- subscriptions --------------------------------------------------------------------------------------------
 

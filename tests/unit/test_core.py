@@ -10,7 +10,10 @@ import pytest
 
 from switchgear import Bus, Handler, Message, Reject, Topic
 from switchgear.testing import in_memory
+from switchgear_conformance.virtual import LoopTime
 from switchgear_memory.transport import MemoryTransport
+from tests.support.serving import fresh
+from tests.support.virtual import virtual
 
 orders = Topic("orders", dict)
 paid = Topic("paid", dict)
@@ -199,3 +202,32 @@ async def test_a_bus_that_only_subscribes_moves_what_is_due(monkeypatch: pytest.
 
     async with bus.serving(), asyncio.timeout(5):
         await moved.wait()
+
+
+@virtual
+async def test_a_delayed_message_is_looked_for_at_once_only_if_it_is_due_before_the_next_look() -> None:
+    bus, looks = Bus(fresh(), name="tests", config={}), list[float]()
+    bus._test_clock = LoopTime()
+    loop = asyncio.get_running_loop()
+    async with bus:
+        transport: Any = bus.transport
+        promote = transport.promote
+
+        async def watched(limit: int) -> Any:
+            looks.append(loop.time())
+            return await promote(limit)
+
+        transport.promote = watched
+        await bus.publish(orders, {"n": 0}, delay=60)
+        await asyncio.sleep(1.0)
+        looks.clear()
+        for n in range(100):
+            await bus.publish(orders, {"n": n}, delay=60)
+            await asyncio.sleep(0.001)
+        assert len(looks) <= 1, "each message that is due in a minute was looked for"
+        looks.clear()
+        now = loop.time()
+        await bus.publish(orders, {"n": 0}, delay=0.05)
+        await asyncio.sleep(0.06)
+        assert looks[0] == pytest.approx(now, abs=0.002)
+        assert looks[-1] >= now + 0.049

@@ -30,8 +30,10 @@ def next_due(db: sqlite3.Connection) -> float | None:
 
 def promote(db: sqlite3.Connection, limit: int) -> float | None:
     """Move up to `limit` messages that are due; seconds to the next."""
-    topics = [topic for (topic,) in db.execute("SELECT DISTINCT topic FROM sg_later").fetchall()]
-    store.promote(db, topics, limit, time.time())
+    now = time.time()
+    due = "SELECT id FROM sg_topics WHERE EXISTS(SELECT 1 FROM sg_later WHERE topic = sg_topics.id AND due <= ?)"
+    topics = [topic for (topic,) in db.execute(due, (now,)).fetchall()]
+    store.promote(db, topics, limit, now)
     return next_due(db)
 
 
