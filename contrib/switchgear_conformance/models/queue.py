@@ -232,7 +232,7 @@ class Queue:
         if m.cumulative:
             outcomes = [next((o for o in outcomes if o is not None), None)] * len(chosen)  # one a lane
         for h, outcome in zip(chosen, outcomes, strict=True):
-            sure = h.until > self.c.time()
+            sure = h.until > self.c.time() and h.delivery.token in self.held[who]  # unless its lane went meanwhile
             assert outcome is None or (isinstance(outcome, Lost) and not sure), (
                 f"{verdict.name} of message {h.number}, which is the member's: {outcome!r}"
             )
@@ -245,8 +245,8 @@ class Queue:
         if verdict is EXTEND and done:
             self.held[who][h.delivery.token] = h._replace(until=now + LEASE)
             return
-        del self.held[who][h.delivery.token]
-        if not h.until:  # the lease had ended: nobody knows whether the verdict counted
+        self.held[who].pop(h.delivery.token, None)
+        if not h.until:  # the lease had ended, or the lane gone: nobody knows whether the verdict counted
             self.unsure.add(h.number)
         if verdict is ACK and done and (h.until or h.number not in {o.number for o in self._ours(1 - who)}):
             self.waiting.pop(h.number, None)
