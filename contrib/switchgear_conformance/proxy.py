@@ -19,8 +19,9 @@ from .harness import Address, HarnessLied, Proxied
 
 HOST = "127.0.0.1"
 CHUNK = 1 << 16  # bytes read at once
+BACKLOG = 100  # clients that wait to be taken
 QUEUED = 16  # chunks that are on their way in one direction
-TURNS = 4  # of the loop: what is under way on this loop gets to its end
+TURNS = 4  # of the loop between two slices, so that a client on this loop reads them one by one
 RST = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds
 
 Way = Literal["up", "down"]
@@ -82,7 +83,7 @@ class Line:
         line = cls()
         for _ in range(count):
             line._proxies.append(Proxy(line))
-        await line._listen()
+        line._listen()
         return line
 
     @property
@@ -118,8 +119,6 @@ class Line:
         """End every connection and give the ports back."""
         for proxy in self._proxies:
             proxy.close()
-        for _ in range(TURNS):  # a client that was taken in this turn comes to `accepted` in one of the next
-            await asyncio.sleep(0)
         await self.reset()
         for proxy in self._proxies:
             proxy.reserved.close()
@@ -181,7 +180,7 @@ class Line:
         self.cuts.clear()
         for gate in self.gates.values():
             gate.set()
-        await self._listen()
+        self._listen()
 
     @asynccontextmanager
     async def broken(self) -> AsyncGenerator[None]:
@@ -194,16 +193,13 @@ class Line:
 
     # ---- inside
 
-    async def _listen(self) -> None:
+    def _listen(self) -> None:
         for proxy in self._proxies:
-            await proxy.listen()
+            proxy.listen()
 
-    def accepted(self, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not proxy.open:  # taken from the queue of a port that was closed meanwhile
-            _abort(writer)
-            return
+    def accepted(self, upstream: Address | None, client: socket.socket) -> None:
         self.connections += 1
-        connection = Connection(self, proxy.upstream, reader, writer)
+        connection = Connection(self, upstream, client)
         self._connections.add(connection)
         connection.task.add_done_callback(lambda _: self._connections.discard(connection))
 
@@ -214,26 +210,35 @@ class Proxy:
     def __init__(self, line: Line) -> None:
         self._line = line
         self.upstream: Address | None = None
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self.reserved = _bound(0)
         self.address: Address = (HOST, self.reserved.getsockname()[1])
 
-    @property
-    def open(self) -> bool:
-        return self._server is not None
+    def listen(self) -> None:
+        """Take clients from now on.
 
-    async def listen(self) -> None:
-        if self._server is None:
+        Not by asyncio's server, which lets clients lie that it has accepted in the turn in which it is closed.
+        """
+        if self._listening is None:
+            self._listening = _bound(self.address[1])
+            self._listening.setblocking(False)
+            self._listening.listen(BACKLOG)
+            asyncio.get_running_loop().add_reader(self._listening, self._accept)
 
-            def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                self._line.accepted(self, reader, writer)
-
-            self._server = await asyncio.start_server(accepted, sock=_bound(self.address[1]))
+    def _accept(self) -> None:
+        while self._listening is not None:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:  # there is none, or it is gone
+                return
+            client.setblocking(False)
+            self._line.accepted(self.upstream, client)
 
     def close(self) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            asyncio.get_running_loop().remove_reader(listening)
+            listening.close()
 
 
 def _bound(port: int) -> socket.socket:
@@ -250,6 +255,14 @@ def _abort(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+async def _streams(client: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await loop.connect_accepted_socket(lambda: protocol, client)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
 class Severed(Exception):
     """A cut fell due."""
 
@@ -257,17 +270,14 @@ class Severed(Exception):
 class Connection:
     """One client's connection, and ours to the broker for it."""
 
-    def __init__(
-        self, line: Line, upstream: Address | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        self._line, self._upstream = line, upstream
-        self._client = (reader, writer)
+    def __init__(self, line: Line, upstream: Address | None, client: socket.socket) -> None:
+        self._line, self._upstream, self._client = line, upstream, client
         self.gates = line.gates
         self._sent: dict[Cut, int] = {}
         """By cut, bytes that have gone up since."""
         self._left: dict[Cut, int] = {}
         """Cuts that have found this connection, and bytes that may still come down."""
-        self._writers = [writer]
+        self._writers: list[asyncio.StreamWriter] = []
         self._whole = False
         """Whether both ends have said all they had to say."""
         self.task = asyncio.get_running_loop().create_task(self._run(), name="proxy")
@@ -279,18 +289,24 @@ class Connection:
                 writer.transport.abort()
             else:
                 _abort(writer)
+        if not self._writers:
+            with suppress(OSError):
+                self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
+            self._client.close()
 
     async def _run(self) -> None:
         writers = self._writers
         try:
             if self._upstream is None:
                 return
-            reader, writer = await asyncio.open_connection(*self._upstream)
-            writers.append(writer)
+            said, client = await _streams(self._client)
+            writers.append(client)
+            answers, broker = await asyncio.open_connection(*self._upstream)
+            writers.append(broker)
             for each in writers:
                 _socket(each).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 each.transport.set_write_buffer_limits(0)  # so that `drain` waits until all is with the kernel
-            await _together(self._pump("up", self._client[0], writer), self._pump("down", reader, self._client[1]))
+            await _together(self._pump("up", said, broker), self._pump("down", answers, client))
             self._whole = True
         except OSError:  # the broker is not there, or one end is gone: so is the other, as soon as it can hear of it
             for gate in self.gates.values():
@@ -333,7 +349,7 @@ class Connection:
                     line.bytes[way] += len(part)
                     await writer.drain()
                 if faults.slices:
-                    for _ in range(TURNS):  # a client on this loop reads slices one by one
+                    for _ in range(TURNS):
                         await asyncio.sleep(0)
 
     def _passing(self, way: Way, piece: bytes) -> Iterator[bytes]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
@@ -329,3 +332,16 @@ async def test_addresses_are_its_own() -> None:
     finally:
         await line.close()
         await other.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_no_client_is_left_that_came_as_the_line_went_down(line: Line, turns: int) -> None:
+    with socket.socket() as one:
+        one.connect(line.addresses[0])
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await line.down()
+        gc.collect()  # what nobody closed warns now
+        one.settimeout(WITHIN)
+        with suppress(ConnectionResetError):
+            assert one.recv(1) == b""
