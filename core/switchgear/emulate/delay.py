@@ -47,7 +47,7 @@ SHORTEST = 1.0
 BATCH = 200  # messages that are forwarded together: few enough that the loop turns in between
 CONCURRENCY = 5  # such batches at once: the next are ready when the broker has stored one
 WINDOW = 1000  # messages of a topic that wait here for their time
-LOG_WINDOW = 4000  # the same on a log, where the head holds up the others: of a second or two, however many are due
+LOG_WINDOW = 3000  # the same on a log, where the head holds up the others: of a second or two, however many are due
 LEASE = 6.0  # seconds until another member forwards what a dead one held; Kafka's brokers take no less by default
 
 
