@@ -12,11 +12,12 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as Client
 
 from switchgear.errors import MaybeSent, NotSent, Refused, SwitchgearError, TransportError, Unavailable
-from switchgear_kafka.cluster import Queues, TopicPartition, lane
+from switchgear_kafka.cluster import Queues, Record, TopicPartition, lane
 
 from .cluster import ConfluentCluster
 from .connection import connection, made
 from .failures import error_of, failure
+from .names import Names
 
 MARGIN = 0.2  # seconds, at most, before the caller's deadline that sending ends
 SOON, LATER = 0.0003, 0.005  # seconds between two looks for what was stored: at first, and after a while
@@ -63,6 +64,7 @@ class Producer:
         self._cluster = cluster
         self._client: Client | None = None
         self._lock = asyncio.Lock()
+        self._names = Names()
         self._down = False
         """No broker was there when the client last tried."""
 
@@ -99,14 +101,37 @@ class Producer:
                     gone = Unavailable(f"{self._cluster.at}: no broker can be reached")
                     return {record.place: gone for queue in queues.values() for record in queue}
                 self._down = False
+            found: dict[int, int | TransportError] = {}
+            for tp, queue in queues.items():
+                self._fit(tp, queue, found)
             try:
                 outcomes = await self._deliver(queues, deadline)
-                found = self._judge(queues, outcomes)
+                found |= self._judge(queues, outcomes)
                 await self._singly(queues, outcomes, found, deadline)
             except BaseException:  # cancelled: what was under way may have been stored
                 self._drop()
                 raise
         return found
+
+    def _fit(self, tp: TopicPartition, queue: deque[Record], found: dict[int, int | TransportError]) -> None:
+        """Take out what can't be carried, and what follows of its key."""
+        fit = self._names.fit
+        if all(map(fit, queue)):
+            return
+        failed: set[bytes] = set()
+        records = list(queue)
+        queue.clear()
+        for record in records:
+            if record.key is not None and record.key in failed:
+                found[record.place] = NotSent(
+                    f"{self._where(tp)}: not stored, since an earlier message of its key was not"
+                )
+            elif fit(record):
+                queue.append(record)
+            else:
+                found[record.place] = Refused(f"{self._where(tp)}: a header has a name that is no text")
+                if record.key is not None:
+                    failed.add(record.key)
 
     async def _deliver(self, queues: Queues, deadline: float) -> dict[int, int | KafkaError]:
         """Hand over to the client and wait for all reports; by place the offset or the error."""

@@ -19,9 +19,11 @@ from switchgear_kafka.membership import Tenure
 from .cluster import ConfluentCluster
 from .connection import connection
 from .failures import failure
+from .sharing import place, share
 
 T = TypeVar("T")
 WAIT = 1.0  # seconds that a read waits for the first message
+AHEAD = 500  # messages that are read before they are asked for, so that each partition has its share
 STEP = 0.1  # of which one call of the client takes so much
 HEARTBEAT = 1.0  # seconds between two
 SESSION, BEAT = 45.0, 5.0  # of members by KIP-848, whose heartbeats the broker times: its defaults
@@ -161,7 +163,7 @@ class Reader:
 
     def changed(self, tps: Collection[TopicPartition]) -> None:
         """These were given or taken: what was read of them does not count."""
-        self._spare = [one for one in self._spare if _tp(one) not in tps]
+        self._spare = [one for one in self._spare if place(one) not in tps]
         self.epoch += 1
 
     def awaken(self, tps: Collection[TopicPartition]) -> None:
@@ -182,19 +184,20 @@ class Reader:
         self, limit: int, wanted: Collection[TopicPartition] | None, every: Collection[TopicPartition]
     ) -> list[Message]:
         if limit <= 0:
-            if self._spare:
+            if len(self._spare) >= AHEAD:
                 self._pause(set(every))
-            found = self._read(1, 0.0)  # which may change what is spare
-            self._spare += found
+            self._take(1, 0.0)
             return []
         held = set[TopicPartition]() if wanted is None else set(every) - set(wanted)
         self._pause(held)
-        spare = [one for one in self._spare if _tp(one) not in held][:limit]
-        if spare:
-            taken = set(map(id, spare))
-            self._spare = [one for one in self._spare if id(one) not in taken]
-            return spare
-        return self._read(limit, WAIT if wanted is None else STEP)
+        ours = any(place(one) not in held for one in self._spare) if held else bool(self._spare)
+        self._take(max(limit, AHEAD - len(self._spare)), 0.0 if ours else WAIT if wanted is None else STEP)
+        taken, self._spare = share(self._spare, limit, held)
+        return taken
+
+    def _take(self, limit: int, wait: float) -> None:
+        found = self._read(limit, wait)  # which may change what is spare
+        self._spare += found
 
     def _pause(self, held: set[TopicPartition]) -> None:
         try:
@@ -235,10 +238,10 @@ class Reader:
             error = message.error()
             if error is None:
                 good.append(message)
-                self.next[_tp(message)] = (message.offset() or 0) + 1
+                self.next[place(message)] = (message.offset() or 0) + 1
             elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
                 self._spare += good
-                raise OutOfRangeAt(_tp(message))
+                raise OutOfRangeAt(place(message))
             elif error.code() in _WORTH_TELLING or error.fatal():
                 self._spare += good
                 raise KafkaException(error)
@@ -246,7 +249,7 @@ class Reader:
 
     def _back(self, messages: Sequence[Message]) -> None:
         """Read these again: nobody can tell any more which came before the rebalance, and which after it."""
-        for tp in {_tp(message) for message in messages if message.error() is None}:
+        for tp in {place(message) for message in messages if message.error() is None}:
             if tp in self.next:  # it is ours, and what it has given to nobody begins there
                 self.consumer.seek(Native(*tp, self.next[tp]))
 
@@ -292,7 +295,3 @@ def _nothing() -> None:
 
 async def _run(awaitable: Awaitable[T]) -> T:
     return await awaitable
-
-
-def _tp(message: Message) -> TopicPartition:
-    return TopicPartition(message.topic() or "", message.partition() or 0)

@@ -19,6 +19,7 @@ from switchgear_kafka.cluster import Committed, Queues, TopicPartition, lane
 from .cluster import ConfluentCluster
 from .connection import connection
 from .failures import GONE, error_of, failure
+from .names import Names
 from .producing import producing
 
 OPEN: Final = 10.0  # seconds that a transaction may be open: so long a dead member's keeps others from reading on
@@ -55,6 +56,7 @@ class Transactions:
         self._client: Producer | None = None
         """Ready to begin; touched by the thread alone."""
         self._closed = False
+        self._names = Names()
 
     def prepare(self) -> None:
         """Get ready while the group gives us partitions: it takes a second. What fails now the first commit tells."""
@@ -69,6 +71,9 @@ class Transactions:
         """
         if self._closed:
             raise Lost(f"{self._cluster.at}: a transaction of a source that is closed")
+        for tp, queue in queues.items():
+            if not all(map(self._names.fit, queue)):
+                raise Refused(f"{self._cluster.at}: {lane(tp)}: a header has a name that is no text")
         loop = asyncio.get_running_loop()
         until = time.monotonic() + deadline - loop.time()
         await loop.run_in_executor(self._thread, self._commit, queues, offsets, group, until)
