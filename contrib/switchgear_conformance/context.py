@@ -19,6 +19,8 @@ from switchgear.driver import (
     Outgoing,
     Provisioner,
     Resource,
+    Revoked,
+    Source,
     Start,
     Subscription,
     Transport,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from .proxy import Line
 
 
+HEARD = 0.2  # seconds between two calls of members that do nothing else
 SILENCE = 0.5  # seconds without an answer, after which a broker counts as gone
 
 
@@ -143,6 +146,7 @@ class Context:
         self.shorten = True
         """Whether a model that fails looks for the shortest program that does."""
         self._stack = AsyncExitStack()
+        self._members: list[Member] = []
         self._times = 0
 
     async def close(self) -> None:
@@ -226,7 +230,21 @@ class Context:
             lease=30.0 if lease is None else lease, outstanding=outstanding,
         )  # fmt: skip
         await self.provide(*topics, order=order)
-        return Member(self, transport, await transport.subscribe(subscription, revoked))
+        member = Member(self, transport, await self._joined(transport, subscription, revoked))
+        self._members.append(member)
+        return member
+
+    async def _joined(self, transport: Transport, subscription: Subscription, revoked: Revoked) -> Source:
+        """Subscribe, while the members that are there are called as often as a driver may expect: it is in `receive`
+        that they may hear of the newcomer, who waits for them."""
+        joining = asyncio.ensure_future(transport.subscribe(subscription, revoked))
+        try:
+            while not (await asyncio.wait([joining], timeout=HEARD))[0]:
+                await asyncio.gather(*(one.keep() for one in self._members))
+            return joining.result()
+        finally:
+            joining.cancel()
+            await asyncio.wait([joining])
 
     async def send(
         self, transport: Transport, *batch: Outgoing, within: float = PATIENCE

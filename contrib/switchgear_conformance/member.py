@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from switchgear.driver import (
@@ -70,6 +71,7 @@ class Member:
         self._pending: asyncio.Task[Sequence[Delivery]] | None = None
         self._order: dict[str, list[Delivery]] = {}
         self._done: set[object] = set()
+        self._receiving = False
 
     @property
     def cumulative(self) -> bool:
@@ -80,11 +82,25 @@ class Member:
         if isinstance(self.transport, Scheduling):
             await self.transport.promote(1000)
         pending, self._pending = self._pending, None
-        found = list(await (pending if pending is not None else self.source.receive(limit, held)))
+        self._receiving = True
+        try:
+            found = list(await (pending if pending is not None else self.source.receive(limit, held)))
+        finally:
+            self._receiving = False
         if self.cumulative:
             for d in found:
                 self._order.setdefault(d.lane, []).append(d)
         return found
+
+    async def keep(self) -> None:
+        """Have the membership kept, unless a `receive` is under way."""
+        if not self._receiving and self._pending is None:
+            self._receiving = True
+            try:
+                with suppress(TransportError):  # the next `receive` says so, too
+                    await self.source.receive(0)
+            finally:
+                self._receiving = False
 
     async def take(self, count: int, within: float = PATIENCE) -> list[Delivery]:
         """Exactly `count` deliveries, unsettled; AssertionError when they do not come."""
