@@ -22,7 +22,7 @@ from switchgear_conformance.report import Report, from_json, table
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
 PAGE, KEPT = DOCS / "guarantees.md", DOCS / "conformance"
 MARKS = {"passed": "✔", "refused": "refused", "not applicable": "–", "pending": "pending", "waived": "waived"}
-TRANSPORTS = ("memory", "sqlite", "redis")
+TRANSPORTS = ("memory", "sqlite", "redis", "kafka")
 """In the order of the page."""
 
 HEAD = """\
