@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Native
@@ -28,11 +27,10 @@ class Commits:
     async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> Mapping[TopicPartition, TransportError]:
         """What was refused, and why; where a note is too long the position counts without it. Raises Unavailable."""
         natives = [Native(*tp, one.offset, one.note) for tp, one in offsets.items()]
-        consumer = self._reader.consumer
-        asked = self._reader.committing(lambda: consumer.commit(offsets=natives, asynchronous=False))
+        asked = asyncio.ensure_future(self._reader.commit(natives))
         done, _ = await asyncio.wait([asked], timeout=self._patience)
         if not done:
-            asked.add_done_callback(_seen)
+            asked.cancel()
             raise Unavailable(f"{self._at}: no answer in time")
         if isinstance(raised := asked.exception(), KafkaException):
             if error_of(raised).code() == TOO_LONG and any(one.note for one in offsets.values()):
@@ -68,9 +66,3 @@ class Commits:
                 raise ours from cause
             refused[tp] = ours if isinstance(ours, TransportError) else MaybeSent(str(ours))
         return refused
-
-
-def _seen(late: asyncio.Future[Any]) -> None:
-    """What comes after its time is told to nobody."""
-    if not late.cancelled():
-        late.exception()

@@ -1,4 +1,4 @@
-"""A consumer of confluent-kafka that a loop can use: it is read in one thread, and commits in another."""
+"""A consumer of confluent-kafka that a loop can use: all of it happens in one thread."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import Empty, SimpleQueue
-from typing import Any, Final, TypeVar
+from contextlib import suppress
+from queue import Empty
+from typing import Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Native
 
-from switchgear_kafka.cluster import FETCH_BYTES, STALE, TopicPartition
+from switchgear_kafka.cluster import STALE, TopicPartition
 from switchgear_kafka.membership import Tenure
 
+from .calling import Answers, Calls
 from .cluster import ConfluentCluster
 from .connection import connection
+from .consuming import consuming, heartbeat
 from .failures import failure
 from .sharing import place, share
 
 T = TypeVar("T")
 WAIT = 1.0  # seconds that a read waits for the first message
 AHEAD = 500  # messages that are read before they are asked for, so that each partition has its share
-STEP = 0.1  # of which one call of the client takes so much
-HEARTBEAT = 1.0  # seconds between two
+STEP = 0.03  # of which one call of the client takes so much
 SESSION, BEAT = 45.0, 5.0  # of members by KIP-848, whose heartbeats the broker times: its defaults
 LEAVE = 3.0  # seconds to leave the group and close connections
-MARGIN = 10.0  # seconds between two reads, beside what handlers may take of a rebalance
 _WORTH_TELLING: Final = frozenset({
     KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.INVALID_SESSION_TIMEOUT,
     KafkaError.INCONSISTENT_GROUP_PROTOCOL, KafkaError.FENCED_INSTANCE_ID, KafkaError._MAX_POLL_EXCEEDED,
@@ -44,37 +45,8 @@ class OutOfRangeAt(Exception):
         self.tp = tp
 
 
-def consuming(cluster: ConfluentCluster, group: str, lease: float) -> dict[str, Any]:
-    """The configuration of a consumer that commits nothing by itself and goes nowhere where it has no position."""
-    tuning = cluster.settings.tuning
-    found: dict[str, Any] = {
-        "group.id": group, "enable.auto.commit": False, "enable.auto.offset.store": False,
-        "auto.offset.reset": "error", "isolation.level": "read_committed", "fetch.max.bytes": FETCH_BYTES,
-        "queued.max.messages.kbytes": FETCH_BYTES >> 10, "fetch.wait.max.ms": 500,
-        "topic.metadata.refresh.interval.ms": 10_000,
-        "max.poll.interval.ms": round(1000 * (max(tuning.rebalance, lease) + MARGIN)),
-    }  # fmt: skip
-    if tuning.group_protocol == "consumer":
-        found["group.protocol"] = "consumer"
-    else:
-        found |= {
-            "partition.assignment.strategy": "roundrobin,range", "session.timeout.ms": round(lease * 1000),
-            "heartbeat.interval.ms": round(heartbeat(lease) * 1000),
-        }  # fmt: skip
-    if tuning.group_instance_id is not None:
-        found["group.instance.id"] = tuning.group_instance_id
-    if tuning.client_rack is not None:
-        found["client.rack"] = tuning.client_rack
-    return found
-
-
-def heartbeat(lease: float) -> float:
-    """Seconds between two heartbeats."""
-    return min(HEARTBEAT, lease / 5)
-
-
 class Reader:
-    """A consumer, its threads, and what it has given that nobody took yet."""
+    """A consumer, its thread, and what it has given that nobody took yet."""
 
     def __init__(self, cluster: ConfluentCluster, group: str, lease: float = 30.0) -> None:
         self._cluster = cluster
@@ -84,9 +56,11 @@ class Reader:
         # the last heartbeat may be as old as two are apart
         self.tenure = Tenure(min(lease - 2 * heartbeat(lease), SESSION - 2 * BEAT))
         self._reads = ThreadPoolExecutor(1, "switchgear-kafka-read")
-        self._commits = ThreadPoolExecutor(1, "switchgear-kafka-commit")
-        self._inside: SimpleQueue[Callable[[], None]] | None = None
-        """What is to be run in the thread that reads, while that waits in a callback."""
+        self._calls, self._answers = Calls(), Answers()
+        self.inside = False
+        """Whether that thread waits in a callback."""
+        self._late: Exception | None = None
+        """What a read found that nobody asked for."""
         self._paused: set[TopicPartition] = set()
         self.next: dict[TopicPartition, int] = {}
         """Where the client goes on, by partition that is assigned."""
@@ -102,7 +76,7 @@ class Reader:
 
     async def open(self) -> None:
         """Make the client; with OAuth that waits for a token. Raises TransportError, ConfigurationError."""
-        config = {**connection(self._cluster.settings, self._hear), **self._config}
+        config = {**connection(self._cluster.settings, self._hear), **self._config, "on_commit": self._answers.told}
         try:
             self._consumer = await self.reading(lambda: Consumer(config))
         except KafkaException as error:
@@ -122,39 +96,54 @@ class Reader:
         """Run in the thread that reads."""
         return self._loop.run_in_executor(self._reads, call)
 
-    def committing(self, call: Callable[[], T]) -> asyncio.Future[T]:
-        """Run in the thread that commits; inside a rebalance in the one that reads, where alone it is answered."""
-        if self._inside is None:
-            return self._loop.run_in_executor(self._commits, call)
-        asked: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                asked.set_result(call())
-            except BaseException as error:  # noqa: BLE001  (told to who asked)
-                asked.set_exception(error)
-
-        self._inside.put(run)
+    def between(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        """Run in the thread that reads, between two reads or inside its callback."""
+        asked = self._calls.put(call)
+        if not (self.inside or self.closed):
+            self._reads.submit(self._idle)
         return asyncio.wrap_future(asked)
 
+    async def commit(self, natives: list[Native]) -> Sequence[Native]:
+        """Commit, and what the broker says of each partition. Raises KafkaException."""
+        consumer = self.consumer
+        if self.inside:  # no other answer arrives there
+            return await self.between(lambda: consumer.commit(offsets=natives, asynchronous=False)) or ()
+
+        def send() -> Future[Sequence[Native]]:
+            consumer.commit(offsets=natives, asynchronous=True)
+            return self._answers.expect(natives)
+
+        return await asyncio.wrap_future(await self.between(send))
+
+    def _idle(self) -> None:
+        """Where nobody reads: make the calls that wait, and hear the answers to commits."""
+        self._calls.every()
+        if self._answers and not self.closed:
+            try:
+                self._take(1, STEP)
+            except (KafkaException, OutOfRangeAt) as error:
+                self._late = error
+            if self._answers and not self.closed:
+                with suppress(RuntimeError):  # closed meanwhile
+                    self._reads.submit(self._idle)
+
     def on_loop(self, awaitable: Awaitable[T], within: float) -> T:
-        """From a callback in the thread that reads, have something done on the loop, and commit for it meanwhile."""
-        inside: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._inside = inside
+        """From a callback in the thread that reads, have something done on the loop, and calls for it meanwhile."""
+        self.inside = True
         asked = asyncio.run_coroutine_threadsafe(_run(awaitable), self._loop)
-        asked.add_done_callback(lambda _: inside.put(_nothing))
+        asked.add_done_callback(lambda _: self._calls.wake())
         until = time.monotonic() + within
         try:
             while not asked.done():
                 self.tenure.awake()
                 try:
-                    inside.get(timeout=STEP)()
+                    self._calls.next(STEP)
                 except Empty:
                     if time.monotonic() >= until:
                         asked.cancel()
                         raise TimeoutError from None
         finally:
-            self._inside = None
+            self.inside = False
         return asked.result()
 
     def tell(self, call: Callable[[], None]) -> None:
@@ -183,6 +172,9 @@ class Reader:
     def _fetch(
         self, limit: int, wanted: Collection[TopicPartition] | None, every: Collection[TopicPartition]
     ) -> list[Message]:
+        if (late := self._late) is not None:
+            self._late = None
+            raise late
         if limit <= 0:
             if len(self._spare) >= AHEAD:
                 self._pause(set(every))
@@ -216,6 +208,7 @@ class Reader:
         while True:
             self.since, self._began = self._began, time.monotonic()
             self.tenure.awake()
+            self._calls.every()
             found = self.consumer.consume(limit, 0.0)
             if not found and wait:
                 found = self.consumer.consume(1, STEP)
@@ -286,11 +279,6 @@ class Reader:
             if closing.done() and not closing.cancelled():
                 closing.exception()  # what fails at the end fails for nobody
         self._reads.shutdown(wait=False, cancel_futures=True)
-        self._commits.shutdown(wait=False, cancel_futures=True)
-
-
-def _nothing() -> None:
-    """Wakes who waits."""
 
 
 async def _run(awaitable: Awaitable[T]) -> T:

@@ -21,9 +21,10 @@ from switchgear_kafka.purging import Purge
 from . import records
 from .cluster import ConfluentCluster
 from .committing import Commits
+from .consuming import heartbeat
 from .failures import GONE, error_of, failure
 from .proving import belongs
-from .reading import OutOfRangeAt, Reader, heartbeat
+from .reading import OutOfRangeAt, Reader
 from .transacting import Transactions
 
 MARGIN = 5.0  # seconds that a callback waits for the loop, beside what handlers may take
@@ -187,7 +188,7 @@ class GroupSource:
         if not self._lanes:
             return
         since = time.monotonic()
-        member = await self._reader.reading(self._reader.consumer.memberid)
+        member = await self._reader.between(self._reader.consumer.memberid)
         if member and await belongs(self._cluster, self._group, member, stepwise=self._stepwise):
             self._reader.tenure.proven(since)
 
@@ -267,7 +268,7 @@ class GroupSource:
         epoch, known = self._member
         if known is None or self._stepwise or epoch != self._reader.epoch:
             epoch = self._reader.epoch
-            known = await self._reader.committing(self._reader.consumer.consumer_group_metadata)
+            known = await self._reader.between(self._reader.consumer.consumer_group_metadata)
             self._member = epoch, known
         return known
 
