@@ -17,6 +17,7 @@ from switchgear_kafka.tuning import Settings
 
 from .connection import connection, made, token
 from .failures import CERTAIN, PASSING, error_of, failure
+from .metadata import Metadata
 
 K = TypeVar("K")
 PAUSE = 0.1  # seconds before what passes by itself is asked again
@@ -30,6 +31,7 @@ class Asking:
         self.at = settings.address
         self.patience = settings.tuning.timeout
         self._open: AdminClient | None = None
+        self._metadata = Metadata()
         self._heard: KafkaError | None = None
         """The last error that belonged to no request."""
         self._down = False
@@ -61,7 +63,8 @@ class Asking:
                 raise failure(self.at, error) from error
         at, loop = f"{self.at} cannot be reached", asyncio.get_running_loop()
         self._heard, self._down = None, False
-        asked = asyncio.wrap_future(describe(admin, max(1.0, deadline - loop.time())))
+        until = max(deadline, loop.time() + 1.0)
+        asked = asyncio.ensure_future(self._metadata.ask(admin, self._settings.tuning.registry, until))
         try:
             while True:
                 await asyncio.wait([asked], timeout=min(0.05, max(0.0, deadline - loop.time())))
@@ -73,7 +76,7 @@ class Asking:
                     raise await self._why(at, heard or why, deadline) from why
                 over = loop.time() >= deadline or (fresh and self._down)  # what an older client says may be old
                 if heard is not None and (heard.code() in CERTAIN or over):
-                    raise await self._why(at, heard, deadline)
+                    raise await self._why(at, heard, deadline) from KafkaException(heard)
                 if loop.time() >= deadline:
                     raise Unavailable(f"{at}: no answer in time")
         finally:
@@ -107,17 +110,23 @@ class Asking:
 
     async def reachable(self, deadline: float) -> bool:
         """Whether any broker answers."""
-        now = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(deadline):
-                await asyncio.wrap_future(describe(self.client, max(0.1, deadline - now)))
+                await self.about(self._settings.tuning.registry, deadline)
         except (KafkaException, TimeoutError, Unavailable):
             return False
         return True
 
-    def close(self) -> None:
+    async def about(self, topic: str, deadline: float) -> Any:
+        """What the cluster tells of its brokers and of a topic. Raises KafkaException, Unavailable."""
+        client = self.client
+        client.poll(0)
+        return await self._metadata.ask(client, topic, deadline)
+
+    async def close(self) -> None:
         """Close every connection; what is under way fails."""
         self._open = None
+        await self._metadata.close()
 
     async def ask(self, send: Callable[[Any, float], Mapping[K, Future[Any]]], what: str = "") -> dict[K, Any]:
         """Each answer, or the KafkaError in its place; asked again while the cluster sorts itself out."""
@@ -150,9 +159,3 @@ class Asking:
         if isinstance(found, KafkaError):
             raise failure(f"{self.at}: {what}", found)
         return found
-
-
-def describe(client: Any, timeout: float) -> Future[Any]:
-    """What the cluster says of itself."""
-    found: Future[Any] = client.describe_cluster(request_timeout=timeout)
-    return found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Native
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource
 from confluent_kafka.admin._listoffsets import OffsetSpec
@@ -20,9 +20,9 @@ from switchgear_kafka.cluster import EARLIEST, LATEST, Configured, OutOfRange, R
 from switchgear_kafka.tuning import Settings
 
 from . import records
-from .asking import PAUSE, Asking, describe
+from .asking import PAUSE, Asking
 from .connection import connection, made
-from .failures import failure
+from .failures import PASSING, failure
 from .groups import Groups
 from .log import Log
 from .positions import Positions
@@ -49,7 +49,7 @@ class ConfluentCluster:
 
     async def close(self) -> None:
         """Close every connection; what is under way fails."""
-        self.asking.close()
+        await self.asking.close()
         await self._positions.close()
         log, self._log = self._log, None
         self._counts.clear()
@@ -75,16 +75,19 @@ class ConfluentCluster:
     async def _topic(self, topic: str) -> Any:
         what, loop = f"topic {topic!r}", asyncio.get_running_loop()
         until = loop.time() + STARTING if topic in self._counts else 0.0
+        deadline = self.soon()
         while True:
-            found = (await self.ask(
-                lambda client, timeout: client.describe_topics(TopicCollection([topic]), request_timeout=timeout), what
-            ))[topic]  # fmt: skip
-            if not isinstance(found, KafkaError):
+            try:
+                found = (await self.asking.about(topic, deadline)).topics[topic]
+            except KafkaException as error:
+                raise failure(f"{self.at}: {what}", error) from error
+            if found.error is None:
                 return found
-            if found.code() not in _MISSING:
-                raise failure(f"{self.at}: {what}", found)
-            if loop.time() >= until:
+            code = found.error.code()
+            if code in _MISSING and loop.time() >= until:
                 return None
+            if code not in _MISSING and (code not in PASSING or loop.time() + PAUSE >= deadline):
+                raise failure(f"{self.at}: {what}", found.error)
             await asyncio.sleep(PAUSE)
 
     def known(self, topic: str) -> int:
@@ -136,9 +139,12 @@ class ConfluentCluster:
     async def broker_config(self, names: Iterable[str]) -> Mapping[str, Configured]:
         """Of some broker."""
         wanted = frozenset(names)
-        described = await self.asking.one(describe, "its brokers")
         try:
-            found = await self._config(ResourceType.BROKER, str(described.nodes[0].id))
+            cluster = await self.asking.about(self.settings.tuning.registry, self.soon())
+        except KafkaException as error:
+            raise failure(f"{self.at}: its brokers", error) from error
+        try:
+            found = await self._config(ResourceType.BROKER, str(next(iter(cluster.brokers))))
         except Refused:
             return {}
         return {name: value for name, value in found.items() if name in wanted}
