@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import methodcaller
 from typing import TypeAlias, cast
 
 from confluent_kafka import Message
@@ -11,6 +12,10 @@ from switchgear.driver import Delivery, Headers
 from switchgear_kafka.headers import ACTED_ON, CONTENT_TYPE, KNOWN
 
 Pairs: TypeAlias = list[tuple[str, bytes | None]] | None
+
+_given = methodcaller("headers")
+"""Not called as a method: where a name is no UTF-8 the client gives headers and leaves an exception behind as well,
+which a call that the interpreter has made quicker does not see."""
 
 
 def deliveries(lane: str, place: str, messages: Iterable[Message]) -> list[Delivery]:
@@ -33,9 +38,12 @@ def deliveries(lane: str, place: str, messages: Iterable[Message]) -> list[Deliv
 
 def _headers(message: Message) -> Iterable[tuple[str, bytes]]:
     try:
-        found = cast("Pairs", message.headers())
-    except UnicodeDecodeError as error:
-        found = _named(cast("Pairs", message.headers()), error)
+        found = cast("Pairs", _given(message))
+    except (UnicodeDecodeError, SystemError) as error:
+        cause = error.__cause__ if isinstance(error, SystemError) else error
+        if not isinstance(cause, UnicodeDecodeError):
+            raise
+        found = _named(cast("Pairs", _given(message)), cause)
         message.set_headers(found)  # type: ignore[arg-type]
     return [(name, value or b"") for name, value in found or ()]
 
