@@ -17,7 +17,7 @@ E = TypeVar("E", bound=BaseException)
 log = logging.getLogger("switchgear.connection")
 
 ATTEMPT = 10.0  # seconds for one attempt to connect
-BACKOFF, BACKOFF_CAP = 0.1, 10.0  # seconds
+BACKOFF, BACKOFF_CAP = 0.1, 2.0  # seconds; the cap is how late it may be noticed that a broker is back
 STEADY = 5.0  # seconds after which a connection counts as good: when it breaks it is made anew without a pause
 
 
