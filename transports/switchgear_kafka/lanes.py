@@ -24,7 +24,10 @@ class Lane(msgspec.Struct):
     name: str
     tp: TopicPartition
     place: str
+    offset: int
+    """What is committed."""
     note: str
+    """What is committed with it."""
 
 
 class Lanes:
@@ -46,7 +49,7 @@ class Lanes:
         """These are ours from now on."""
         self._epoch += 1
         for tp, committed in begun.items():
-            opened = Lane(f"{lane(tp)}#{self._epoch}", tp, lane(tp), committed.note)
+            opened = Lane(f"{lane(tp)}#{self._epoch}", tp, lane(tp), committed.offset, committed.note)
             self.by_name[opened.name] = self.current[tp] = opened
 
     def drop(self, tps: Iterable[TopicPartition]) -> None:
@@ -98,8 +101,15 @@ class Lanes:
                 elif (error := refused.get(found.tp)) is not None:
                     outcomes[n] = error
                 else:
-                    found.note = offsets[found.tp].note
+                    found.offset, found.note = offsets[found.tp]
         return outcomes
+
+    async def confirm(self, commit: Commit) -> bool:
+        """Whether the group has us as a member: it takes once more, of one lane, what is committed."""
+        async with self.lock:
+            for one in self.current.values():
+                return not await commit({one.tp: Committed(one.offset, one.note)})
+        return False
 
     @asynccontextmanager
     async def together(self, batch: Sequence[Settlement]) -> AsyncGenerator[Mapping[TopicPartition, Committed]]:
@@ -113,7 +123,7 @@ class Lanes:
             ours = {tp: self.current[tp] for tp in offsets}
             yield offsets
             for tp, one in ours.items():
-                one.note = offsets[tp].note
+                one.offset, one.note = offsets[tp]
 
 
 def offset_of(delivery: Delivery) -> int:

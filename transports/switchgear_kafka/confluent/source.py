@@ -23,7 +23,6 @@ from .cluster import ConfluentCluster
 from .committing import Commits
 from .consuming import heartbeat
 from .failures import GONE, error_of, failure
-from .proving import belongs
 from .reading import OutOfRangeAt, Reader
 from .transacting import Transactions
 
@@ -181,15 +180,13 @@ class GroupSource:
         """Nothing was read for as long as a session may last: the process stood still, or was kept from reading.
 
         A heartbeat goes first. Where the group has gone on without us, the client hears it and the read tells; and a
-        session that was about to end is not taken for one that has begun.
+        session that was about to end is not taken for one that has begun. Then the group takes a commit in our name, or
+        does not; one of ours whose outcome is not known yet must not be undone by it.
         """
         await asyncio.sleep(self._beat)
         await self._read(0, None)
-        if not self._lanes:
-            return
         since = time.monotonic()
-        member = await self._reader.between(self._reader.consumer.memberid)
-        if member and await belongs(self._cluster, self._group, member, stepwise=self._stepwise):
+        if await self._transactions.decided() and await self._lanes.confirm(self._commits.commit):
             self._reader.tenure.proven(since)
 
     @property

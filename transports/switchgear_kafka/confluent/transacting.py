@@ -55,12 +55,20 @@ class Transactions:
         self._thread = ThreadPoolExecutor(1, "switchgear-kafka-transaction")
         self._client: Producer | None = None
         """Ready to begin; touched by the thread alone."""
+        self._unsure = False
+        """Nobody knows yet what became of the last one."""
         self._closed = False
         self._names = Names()
 
     def prepare(self) -> None:
         """Get ready while the group gives us partitions: it takes a second. What fails now the first commit tells."""
         self._thread.submit(self._prepare)
+
+    async def decided(self) -> bool:
+        """Whether it is known, or now is, what became of the last one: what is begun anew has that found out first."""
+        if self._unsure and not self._closed:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._prepare)
+        return not self._unsure
 
     async def commit(
         self, queues: Queues, offsets: Mapping[TopicPartition, Committed], group: object, deadline: float
@@ -99,13 +107,15 @@ class Transactions:
             self._again(client.flush, until, lambda left: left == 0)
             if refused:
                 raise KafkaException(next(iter(refused.values())))
-            committing = True
+            self._unsure = committing = True
             self._again(client.commit_transaction, until)
+            self._unsure = False
         except KafkaException as raised:
             error = error_of(raised)
             if committing and not error.txn_requires_abort():
                 self._drop()
                 raise MaybeSent(f"{at}: it is not known whether it was committed ({error.str()})") from raised
+            self._unsure = False
             self._abort(time.monotonic() + ABORT)
             for tp, cause in refused.items():
                 raise self._failed(f"{self._cluster.at}: {lane(tp)}", cause) from raised
@@ -119,7 +129,7 @@ class Transactions:
         if client is None:
             client = Producer({**connection(self._cluster.settings, _ignored), **self._config})
             self._again(client.init_transactions, until)
-            self._client = client
+            self._client, self._unsure = client, False
         return client
 
     def _produce(
