@@ -33,6 +33,7 @@ class AIOKafkaConsumer:
         auto_offset_reset: str,
         isolation_level: str,
         fetch_max_bytes: int,
+        fetch_max_wait_ms: int,
         session_timeout_ms: int,
         heartbeat_interval_ms: int,
         rebalance_timeout_ms: int,
