@@ -132,7 +132,7 @@ async def storage_full_through_bus(c: Context) -> None:
         bus = await c.opened(c.bus())
         for n in range(MANY):
             try:
-                await bus.publish(ORDERS, f"{n}.{text}", timeout=0.5)
+                await bus.publish(ORDERS, f"{n}.{text}", timeout=3.0)  # else its answer may come too late
             except (NotSent, Refused, Unavailable):
                 break
             except TransportError as error:
