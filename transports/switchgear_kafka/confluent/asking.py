@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
@@ -20,6 +20,8 @@ from .failures import CERTAIN, PASSING, error_of, failure
 from .metadata import Metadata
 
 K = TypeVar("K")
+CLOSED: Final = KafkaError(KafkaError._TRANSPORT, "Disconnected")
+"""What it means that the client tells no more than that all brokers are down."""
 PAUSE = 0.1  # seconds before what passes by itself is asked again
 
 
@@ -69,7 +71,7 @@ class Asking:
             while True:
                 await asyncio.wait([asked], timeout=min(0.05, max(0.0, deadline - loop.time())))
                 admin.poll(0)
-                heard = self._known()
+                heard = self._known() or (CLOSED if self._down else None)
                 if asked.done():
                     if (why := asked.exception()) is None:
                         break
@@ -85,7 +87,7 @@ class Asking:
 
     async def _why(self, at: str, error: KafkaError | BaseException, deadline: float) -> SwitchgearError:
         """Where TLS fails the client does not tell what is wrong with a certificate: Python does."""
-        if error_of(error).code() == KafkaError._SSL:
+        if self._settings.tls:
             until = max(deadline, asyncio.get_running_loop().time() + 1.0)
             for host, port in self._settings.servers:
                 try:

@@ -27,7 +27,7 @@ class BroadcastSource:
     def __init__(self, cluster: ConfluentCluster, capabilities: Capabilities, subscription: Subscription) -> None:
         self.capabilities = replace(capabilities, note=0)
         self._cluster, self._subscription = cluster, subscription
-        self._reader = Reader(cluster, subscription.consumer)  # a name that nothing is ever committed under
+        self._reader = Reader(cluster, subscription.consumer, alone=True)  # a name that nothing is ever committed under
         self._next: dict[TopicPartition, int] = {}
         """Where to go on."""
         self._topics: Collection[str] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ TOKEN = 60.0  # seconds after which a token is read from its file again
 
 def connection(settings: Settings, heard: Callable[[KafkaError], None]) -> dict[str, Any]:
     """The configuration that every client takes; `heard` is told errors of no request. It logs nothing."""
+    silent = logging.Logger("librdkafka", logging.CRITICAL + 1)  # noqa: LOG001  (nobody is to find and configure it)
     found: dict[str, Any] = {
         "bootstrap.servers": ",".join(
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in settings.servers
@@ -30,6 +32,7 @@ def connection(settings: Settings, heard: Callable[[KafkaError], None]) -> dict[
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1000,
         "log_level": 0,
+        "logger": silent,  # else fatal errors go to stderr
         "error_cb": heard,
     }
     if settings.sasl:

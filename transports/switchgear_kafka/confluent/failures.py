@@ -25,7 +25,10 @@ CERTAIN: Final = frozenset({K._AUTHENTICATION, K._SSL, K.SASL_AUTHENTICATION_FAI
 _TABLE: Final[dict[int, tuple[type[SwitchgearError], str]]] = {
     K.TOPIC_AUTHORIZATION_FAILED: (Refused, "this user lacks the right to the topic: grant it by an ACL"),
     K.GROUP_AUTHORIZATION_FAILED: (Refused, "this user lacks the right to the group: grant READ by an ACL"),
-    K.CLUSTER_AUTHORIZATION_FAILED: (Refused, "this user may not do that on the cluster: grant it by an ACL"),
+    K.CLUSTER_AUTHORIZATION_FAILED: (
+        Refused,
+        "this user lacks a right on the cluster or, to publish, WRITE on any topic: grant it by an ACL",
+    ),
     K.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: (Refused, "this user lacks the right to its transactional id"),
     K.UNKNOWN_TOPIC_OR_PART: (NotFound, "no such topic or partition: run `switchgear provision`"),
     K._UNKNOWN_PARTITION: (NotFound, "no such topic or partition: run `switchgear provision`"),
@@ -40,6 +43,7 @@ _TABLE: Final[dict[int, tuple[type[SwitchgearError], str]]] = {
     K.INVALID_PARTITIONS: (Refused, "no valid number of partitions"),
     K.POLICY_VIOLATION: (Refused, "a policy of the cluster forbids it"),
     K.INVALID_CONFIG: (Refused, "no valid configuration of a topic"),
+    K.INVALID_RECORD: (Refused, "the topic refuses the record: one that is compacted takes none without a key"),
     K.INVALID_TIMESTAMP: (Refused, "the topic refuses the record's time"),
     K.NON_EMPTY_GROUP: (Refused, "the group has members: stop them first"),
     K.UNSUPPORTED_VERSION: (ConfigurationError, "the broker is too old: Apache Kafka 2.1 or newer is needed"),

@@ -11,6 +11,8 @@ from confluent_kafka import TopicPartition as Native
 from switchgear_kafka.cluster import OutOfRange, TopicPartition, lane
 
 PAGE: Final = 1000  # messages
+_NOT_OURS: Final = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError.GROUP_AUTHORIZATION_FAILED})
+"""The client looks for a group's coordinator though there is no group."""
 STEP: Final = 0.5  # seconds that one call of the client waits
 
 
@@ -45,7 +47,7 @@ class Log:
                     return found, offset
                 elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
                     raise OutOfRange(f"{lane(tp)} has no offset {offset}")
-                elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+                elif not error.retriable() and error.code() not in _NOT_OURS:
                     raise KafkaException(error)
             if found:
                 offset = (found[-1].offset() or 0) + 1

@@ -20,7 +20,7 @@ from switchgear_kafka.tuning import Settings
 
 from .asking import PAUSE, Asking
 from .connection import connection
-from .failures import failure
+from .failures import PASSING, error_of, failure
 
 MOST: Final = 4  # consumers that are kept, each with connections and threads
 STEP: Final = 0.5  # seconds that one call of the client waits
@@ -76,8 +76,10 @@ class Positions:
                 consumer.poll(0)
                 if (heard := self._said()) is not None and heard.code() in _CERTAIN:
                     raise KafkaException(heard) from error
-                if left <= 0 or error.args[0].code() != KafkaError._TIMED_OUT:
+                code = error_of(error).code()
+                if left <= 0 or code not in (KafkaError._TIMED_OUT, *PASSING):
                     raise
+                time.sleep(PAUSE if code in PASSING else 0)
                 continue
             # a transaction may be open: of a member that is dead, until its time is over
             codes = {one.error.code() for one in found if one.error is not None}

@@ -21,6 +21,7 @@ from .names import Names
 
 MARGIN = 0.2  # seconds, at most, before the caller's deadline that sending ends
 SOON, LATER = 0.0003, 0.005  # seconds between two looks for what was stored: at first, and after a while
+TELL = 0.05  # seconds in which the client tells why it purged what it had
 ASK = 1.0  # seconds to find out whether any broker is there
 _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 _BEHIND: Final = frozenset({
@@ -67,10 +68,14 @@ class Producer:
         self._names = Names()
         self._down = False
         """No broker was there when the client last tried."""
+        self._refused: KafkaError | None = None
+        """Why the client gets no id to send under, if it was told."""
 
     def _hear(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._down = True
+        elif error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+            self._refused = error
 
     async def _open(self) -> Client:
         if self._client is None:
@@ -167,13 +172,21 @@ class Producer:
             _poll(client)
             if len(outcomes) >= count:
                 break
-            if loop.time() >= deadline:
+            if loop.time() >= deadline or self._refused is not None:
                 client.purge()
                 while len(outcomes) < count:
                     _poll(client, 0.01)
                 break
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, LATER)
+        if any(not isinstance(one, int) and one.code() == KafkaError._PURGE_QUEUE for one in outcomes.values()):
+            _poll(client, TELL)
+        if (refused := self._refused) is not None:
+            self._refused = None
+            queued = [
+                n for n, one in outcomes.items() if not isinstance(one, int) and one.code() == KafkaError._PURGE_QUEUE
+            ]
+            outcomes.update(dict.fromkeys(queued, refused))
         if any(not isinstance(one, int) for one in outcomes.values()):
             self._drop()
         return outcomes

@@ -48,7 +48,9 @@ class OutOfRangeAt(Exception):
 class Reader:
     """A consumer, its thread, and what it has given that nobody took yet."""
 
-    def __init__(self, cluster: ConfluentCluster, group: str, lease: float = 30.0) -> None:
+    def __init__(self, cluster: ConfluentCluster, group: str, lease: float = 30.0, *, alone: bool = False) -> None:
+        """`alone`: the group is none, and whether there may be one does not matter."""
+        self._telling = _WORTH_TELLING - ({KafkaError.GROUP_AUTHORIZATION_FAILED} if alone else set())
         self._cluster = cluster
         self._loop = asyncio.get_running_loop()
         self._config = consuming(cluster, group, lease)
@@ -89,7 +91,7 @@ class Reader:
         return self._consumer
 
     def _hear(self, error: KafkaError) -> None:
-        if error.code() in _WORTH_TELLING or error.fatal():
+        if error.code() in self._telling or error.fatal():
             self._error = error
 
     def reading(self, call: Callable[[], T]) -> asyncio.Future[T]:
@@ -235,7 +237,7 @@ class Reader:
             elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
                 self._spare += good
                 raise OutOfRangeAt(place(message))
-            elif error.code() in _WORTH_TELLING or error.fatal():
+            elif error.code() in self._telling or error.fatal():
                 self._spare += good
                 raise KafkaException(error)
         return good
