@@ -38,13 +38,23 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         broker.close()
 
 
+def by(engine: str, url: str) -> str:
+    """The URL with this client."""
+    return f"{url}{'&' if '?' in url else '?'}client={engine}"
+
+
 @pytest.fixture(params=["aiokafka", "confluent"])
-def kafka(request: pytest.FixtureRequest, kafka_broker: Server) -> Server:
-    """The same with each client in turn."""
-    if request.param == "aiokafka":
-        return kafka_broker
-    pytest.importorskip("confluent_kafka")
-    return Server(f"{kafka_broker.url}?client={request.param}", kafka_broker.version)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each client of Kafka in turn."""
+    name: str = request.param
+    pytest.importorskip("confluent_kafka" if name == "confluent" else name)
+    return name
+
+
+@pytest.fixture
+def kafka(engine: str, kafka_broker: Server) -> Server:
+    """The Kafka of the session with each client in turn."""
+    return Server(by(engine, kafka_broker.url), kafka_broker.version)
 
 
 @pytest.fixture(scope="session")

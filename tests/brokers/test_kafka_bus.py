@@ -21,6 +21,7 @@ pytest.importorskip("aiokafka")
 from switchgear import Bus, DeadLetter, Message, Reject, Retry, Topic
 from tests.brokers.broker import Broker
 from tests.brokers.fixtures import Server
+from tests.brokers.kafka_fixtures import by
 
 pytestmark = pytest.mark.kafka
 Order = dict[str, Any]
@@ -66,9 +67,9 @@ async def lag(bus: Bus, namespace: str) -> int:
         return sum(found.values())
 
 
-async def test_keys_keep_their_order_with_many_handlers_in_one_partition(kafka_broker: Server, namespace: str) -> None:
+async def test_keys_keep_their_order_with_many_handlers_in_one_partition(kafka: Server, namespace: str) -> None:
     one = Topic("orders", Order, key=lambda order: str(order["key"]), partitions=1)
-    bus = bus_of(kafka_broker.url, namespace)
+    bus = bus_of(kafka.url, namespace)
     seen: dict[str, list[int]] = defaultdict(list)
     at_work, most, failed = 0, 0, 0
 
@@ -93,10 +94,10 @@ async def test_keys_keep_their_order_with_many_handlers_in_one_partition(kafka_b
     assert await lag(bus, namespace) == 0
 
 
-async def test_a_topic_that_somebody_else_made_keeps_its_partitions(kafka_broker: Server, namespace: str) -> None:
+async def test_a_topic_that_somebody_else_made_keeps_its_partitions(kafka: Server, namespace: str) -> None:
     from switchgear_kafka.topics import create
 
-    bus = bus_of(kafka_broker.url, namespace)
+    bus = bus_of(kafka.url, namespace)
     undeclared = Topic("orders", Order, key=lambda order: str(order["key"]))
     async with bus:
         async with bus._core() as core:
@@ -106,8 +107,8 @@ async def test_a_topic_that_somebody_else_made_keeps_its_partitions(kafka_broker
             assert (await core.plan(undeclared)).partitions == 3
 
 
-async def test_a_dead_letter_is_written_and_the_partition_goes_on(kafka_broker: Server, namespace: str) -> None:
-    bus = bus_of(kafka_broker.url, namespace)
+async def test_a_dead_letter_is_written_and_the_partition_goes_on(kafka: Server, namespace: str) -> None:
+    bus = bus_of(kafka.url, namespace)
     seen: list[int] = []
 
     @bus.subscribe(ORDERS, group="billing", start="earliest", dead_letter=DeadLetter(after="continue"))
@@ -128,8 +129,8 @@ async def test_a_dead_letter_is_written_and_the_partition_goes_on(kafka_broker: 
     assert letter.key == b"k"
 
 
-async def test_request_and_broadcast(kafka_broker: Server, namespace: str) -> None:
-    server, client = bus_of(kafka_broker.url, namespace), bus_of(kafka_broker.url, namespace)
+async def test_request_and_broadcast(kafka: Server, namespace: str) -> None:
+    server, client = bus_of(kafka.url, namespace), bus_of(kafka.url, namespace)
     prices, news = Topic("prices", Order), Topic("news", Order)
     heard: list[Order] = []
 
@@ -148,8 +149,8 @@ async def test_request_and_broadcast(kafka_broker: Server, namespace: str) -> No
         await until(lambda: heard == [{"n": 1}])
 
 
-async def test_members_come_go_and_are_killed_under_load(kafka_broker: Server, namespace: str, tmp_path: Path) -> None:
-    bus = bus_of(kafka_broker.url, namespace)
+async def test_members_come_go_and_are_killed_under_load(kafka: Server, namespace: str, tmp_path: Path) -> None:
+    bus = bus_of(kafka.url, namespace)
     script, log = tmp_path / "member.py", tmp_path / "handled"
     script.write_text(MEMBER)
     log.touch()
@@ -157,7 +158,7 @@ async def test_members_come_go_and_are_killed_under_load(kafka_broker: Server, n
 
     async def join() -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, str(script), kafka_broker.url, namespace, str(log), cwd=ROOT,
+            sys.executable, str(script), kafka.url, namespace, str(log), cwd=ROOT,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         members.append(process)
@@ -216,8 +217,8 @@ async def test_members_come_go_and_are_killed_under_load(kafka_broker: Server, n
     assert max(fences.values()) >= 3, "handovers did not raise the fence"
 
 
-async def test_a_restart_of_the_broker_loses_nothing(shaky_kafka: Broker, namespace: str) -> None:
-    bus = bus_of(shaky_kafka.url, namespace)
+async def test_a_restart_of_the_broker_loses_nothing(shaky_kafka: Broker, engine: str, namespace: str) -> None:
+    bus = bus_of(by(engine, shaky_kafka.url), namespace)
     seen: dict[str, list[int]] = defaultdict(list)
     acknowledged: list[int] = []
     stop = asyncio.Event()

@@ -33,7 +33,7 @@ from switchgear_kafka.transport import KafkaTransport
 from tests.brokers.broker import HOST, Broker, free_ports
 from tests.brokers.certificates import Certificates
 from tests.brokers.fixtures import Server
-from tests.brokers.kafka_fixtures import OwnKafka
+from tests.brokers.kafka_fixtures import OwnKafka, by
 from tests.brokers.test_kafka_transport import bodies, make, member, send, settle, soon, take
 
 pytestmark = pytest.mark.kafka
@@ -41,12 +41,12 @@ Opener = Callable[[str], Awaitable[KafkaTransport]]
 
 
 @pytest.fixture
-async def opened() -> AsyncIterator[Opener]:
-    """Connect to a URL; closed at the end, with no task left."""
+async def opened(engine: str) -> AsyncIterator[Opener]:
+    """Connect to a URL with each client; closed at the end, with no task left."""
     transports: list[KafkaTransport] = []
 
     async def open_(url: str) -> KafkaTransport:
-        transport = open_transport(url)
+        transport = open_transport(by(engine, url))
         assert isinstance(transport, KafkaTransport)
         transports.append(transport)
         await transport.connect(soon())
@@ -232,9 +232,9 @@ async def test_nobody_there(opened: Opener) -> None:
         await opened("kafka://does-not-exist.invalid")
 
 
-async def test_somebody_who_does_not_speak_it(opened: Opener) -> None:
+async def test_somebody_who_does_not_speak_it(engine: str) -> None:
     with socket.create_server((HOST, 0)) as silent:
-        transport = open_transport(f"kafka://{HOST}:{silent.getsockname()[1]}")
+        transport = open_transport(by(engine, f"kafka://{HOST}:{silent.getsockname()[1]}"))
         with pytest.raises(Unavailable, match="no answer in time"):
             await transport.connect(soon(0.5))
         await transport.close()

@@ -8,6 +8,7 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -52,7 +53,12 @@ def data(word: str) -> bytes | None:
 
 
 def address(server: Server) -> str:
-    return server.url.removeprefix("kafka://")
+    return server.url.removeprefix("kafka://").partition("?")[0]
+
+
+def partition_of(message: Message[Any]) -> str:
+    native = message.native
+    return str(native.partition() if callable(native.partition) else native.partition)
 
 
 async def stored(server: Server, topic: str, count: int, partitions: int = 1) -> list[ConsumerRecord]:
@@ -71,21 +77,21 @@ async def stored(server: Server, topic: str, count: int, partitions: int = 1) ->
     return found
 
 
-async def test_java_writes_and_we_read(kafka_broker: Server, namespace: str) -> None:
+async def test_java_writes_and_we_read(kafka: Server, namespace: str) -> None:
     """Keys are in the partitions where we put them ourselves; what it writes without a value is a tombstone."""
-    bus = Bus(kafka_broker.url, name="test", namespace=namespace, config={})
+    bus = Bus(kafka.url, name="test", namespace=namespace, config={})
     topic = Topic("counts", Count | None, key=lambda c: f"key-{c.n}" if c else "", partitions=7, envelope="none")
     seen: dict[str, tuple[Count | None, dict[str, str], str]] = {}
     done = asyncio.Event()
 
     @bus.subscribe(topic, group="g", start="earliest")
     async def handle(message: Message[Count | None]) -> None:
-        seen.setdefault(message.key or "", (message.body, dict(message.headers), str(message.native.partition)))
+        seen.setdefault(message.key or "", (message.body, dict(message.headers), partition_of(message)))
         if len(seen) == 40:
             done.set()
 
     async with bus.serving():
-        printed = await java("write", address(kafka_broker), f"{namespace}counts", "40")
+        printed = await java("write", address(kafka), f"{namespace}counts", "40")
         await asyncio.wait_for(done.wait(), 30)
         await bus.publish_many(topic, [Count(n) for n in range(40)])
         transport = bus.transport
@@ -100,14 +106,14 @@ async def test_java_writes_and_we_read(kafka_broker: Server, namespace: str) -> 
     assert seen["key-39"][0] is None
 
 
-async def test_we_write_and_java_reads(kafka_broker: Server, namespace: str) -> None:
-    bus = Bus(f"{kafka_broker.url}?compression=zstd", name="test", namespace=namespace, config={})
+async def test_we_write_and_java_reads(kafka: Server, namespace: str) -> None:
+    bus = Bus(f"{kafka.url}&compression=zstd", name="test", namespace=namespace, config={})
     topic = Topic("counts", Count, key=lambda count: f"key-{count.n}", partitions=7)
     async with bus:
         ids = await bus.publish_many(topic, [Count(n) for n in range(39)])
         ids.append(await bus.publish(topic, Count(39), headers={"size": "größer"}))
-        ours = await java("read", address(kafka_broker), f"{namespace}counts", "40")
-    theirs = dict(await java("write", address(kafka_broker), f"{namespace}counts", "40"))  # type: ignore[arg-type]
+        ours = await java("read", address(kafka), f"{namespace}counts", "40")
+    theirs = dict(await java("write", address(kafka), f"{namespace}counts", "40"))  # type: ignore[arg-type]
     assert len(ours) == 40
     for partition, key, body, *fields in ours:
         name = (data(key) or b"").decode()
@@ -121,12 +127,12 @@ async def test_we_write_and_java_reads(kafka_broker: Server, namespace: str) -> 
         assert headers.get("size") == ("größer".encode() if n == 39 else None)
 
 
-async def test_the_cloudevents_sdk_reads_what_we_write(kafka_broker: Server, namespace: str) -> None:
-    bus = Bus(kafka_broker.url, name="test", namespace=namespace, config={})
+async def test_the_cloudevents_sdk_reads_what_we_write(kafka: Server, namespace: str) -> None:
+    bus = Bus(kafka.url, name="test", namespace=namespace, config={})
     topic = Topic("counts", Count, key=lambda count: "k", partitions=1, type="org.example.counted")
     async with bus:
         id_ = await bus.publish(topic, Count(7), expires=60)
-    (record,) = await stored(kafka_broker, f"{namespace}counts", 1)
+    (record,) = await stored(kafka, f"{namespace}counts", 1)
     headers = {name: value or b"" for name, value in record.headers}
     message = kafka_binding.KafkaMessage(headers=headers, key=record.key, value=record.value or b"")
     event = kafka_binding.from_kafka(message, kafka_binding.JSONFormat())
@@ -144,8 +150,8 @@ async def test_the_cloudevents_sdk_reads_what_we_write(kafka_broker: Server, nam
 
 
 @pytest.mark.parametrize("mode", ["binary", "structured"])
-async def test_we_read_what_the_cloudevents_sdk_writes(kafka_broker: Server, namespace: str, mode: str) -> None:
-    bus = Bus(kafka_broker.url, name="test", namespace=namespace, config={})
+async def test_we_read_what_the_cloudevents_sdk_writes(kafka: Server, namespace: str, mode: str) -> None:
+    bus = Bus(kafka.url, name="test", namespace=namespace, config={})
     seen: list[Message[Count]] = []
     arrived = asyncio.Event()
 
@@ -162,7 +168,7 @@ async def test_we_read_what_the_cloudevents_sdk_writes(kafka_broker: Server, nam
     convert = kafka_binding.to_binary_event if mode == "binary" else kafka_binding.to_structured_event
     written = convert(CloudEvent(attributes, {"n": 7}))
     async with bus.serving():
-        producer = AIOKafkaProducer(bootstrap_servers=address(kafka_broker))
+        producer = AIOKafkaProducer(bootstrap_servers=address(kafka))
         await producer.start()
         key = written.key.encode() if isinstance(written.key, str) else written.key
         await producer.send_and_wait(
@@ -178,8 +184,8 @@ async def test_we_read_what_the_cloudevents_sdk_writes(kafka_broker: Server, nam
     assert message.key == "k-1"
 
 
-async def test_plain_json_both_ways(kafka_broker: Server, namespace: str) -> None:
-    bus = Bus(kafka_broker.url, name="test", namespace=namespace, config={})
+async def test_plain_json_both_ways(kafka: Server, namespace: str) -> None:
+    bus = Bus(kafka.url, name="test", namespace=namespace, config={})
     plain = Topic("counts", Count, partitions=1, envelope="none")
     seen: list[tuple[int, str, datetime]] = []
     arrived = asyncio.Event()
@@ -192,10 +198,10 @@ async def test_plain_json_both_ways(kafka_broker: Server, namespace: str) -> Non
 
     async with bus.serving():
         await bus.publish(plain, Count(1))
-        (record,) = await stored(kafka_broker, f"{namespace}counts", 1)
+        (record,) = await stored(kafka, f"{namespace}counts", 1)
         assert json.loads(record.value or b"") == {"n": 1}
         assert [name for name, _ in record.headers if name.startswith("ce_")] == []
-        producer = AIOKafkaProducer(bootstrap_servers=address(kafka_broker))
+        producer = AIOKafkaProducer(bootstrap_servers=address(kafka))
         await producer.start()
         await producer.send_and_wait(f"{namespace}counts", b'{"n": 2}', timestamp_ms=1_700_000_000_000)
         await producer.stop()
@@ -205,15 +211,15 @@ async def test_plain_json_both_ways(kafka_broker: Server, namespace: str) -> Non
     assert seen[0][1] != seen[1][1]
 
 
-async def test_a_topic_of_java_is_taken_as_it_is(kafka_broker: Server, namespace: str) -> None:
+async def test_a_topic_of_java_is_taken_as_it_is(kafka: Server, namespace: str) -> None:
     """Nobody declares its partitions again."""
-    transport = await opened(kafka_broker.url)
+    transport = await opened(kafka.url)
     await make(transport, f"{namespace}counts", 3)
     await transport.close()
-    bus = Bus(kafka_broker.url, name="test", namespace=namespace, config={})
+    bus = Bus(kafka.url, name="test", namespace=namespace, config={})
     async with bus:
         for n in range(20):
             await bus.publish(Topic("counts", Count, key=lambda count: f"key-{count.n}"), Count(n))
-    printed = dict(await java("write", address(kafka_broker), f"{namespace}counts", "20"))  # type: ignore[arg-type]
-    for record in await stored(kafka_broker, f"{namespace}counts", 40, partitions=3):
+    printed = dict(await java("write", address(kafka), f"{namespace}counts", "20"))  # type: ignore[arg-type]
+    for record in await stored(kafka, f"{namespace}counts", 40, partitions=3):
         assert str(record.partition) == printed[(record.key or b"").decode()]

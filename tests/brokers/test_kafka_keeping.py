@@ -15,19 +15,18 @@ from switchgear.driver import Order, Outgoing, Resource, Subscription
 from switchgear.errors import ConfigurationError
 from switchgear_kafka.cluster import EARLIEST
 from switchgear_kafka.purging import Purge
-from switchgear_kafka.source import GroupSource
 from switchgear_kafka.topics import configure, create
 from switchgear_kafka.transport import KafkaTransport
 from tests.brokers.fixtures import Server
-from tests.brokers.kafka_fixtures import OwnKafka
+from tests.brokers.kafka_fixtures import OwnKafka, by
 from tests.brokers.test_kafka_transport import Taken, bodies, make, opened, send, settle, soon, take
 
 pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture
-async def transport(kafka_broker: Server) -> AsyncIterator[KafkaTransport]:
-    transport = await opened(kafka_broker.url)
+async def transport(kafka: Server) -> AsyncIterator[KafkaTransport]:
+    transport = await opened(kafka.url)
     yield transport
     await transport.close()
 
@@ -44,9 +43,9 @@ async def first(transport: KafkaTransport, topic: str) -> int:
     return sum((await transport.cluster.offsets(dict.fromkeys(tps, EARLIEST))).values())
 
 
-async def test_what_waits_is_kept_whatever_the_cluster_deletes(own_kafka: OwnKafka) -> None:
+async def test_what_waits_is_kept_whatever_the_cluster_deletes(own_kafka: OwnKafka, engine: str) -> None:
     broker = own_kafka({"log.retention.ms": "60000", "log.retention.bytes": "1000000", "log.cleanup.policy": "compact"})
-    bus = Bus(broker.url, name="test", config={})
+    bus = Bus(by(engine, broker.url), name="test", config={})
 
     @bus.subscribe(Topic("mails", str, order="none", partitions=1), group="sender")
     async def handle(mail: str) -> None:
@@ -56,7 +55,7 @@ async def test_what_waits_is_kept_whatever_the_cluster_deletes(own_kafka: OwnKaf
     async def price(asked: str) -> str:
         return asked
 
-    transport = await opened(broker.url)
+    transport = await opened(by(engine, broker.url))
     for topic in ("mails", "prices"):
         await create(transport.cluster, topic, partitions=1, config={"cleanup.policy": "delete"})
     async with bus.serving():
@@ -99,8 +98,7 @@ async def test_what_the_only_reader_settled_is_deleted(transport: KafkaTransport
         ),
         Taken(),
     )  # fmt: skip
-    assert isinstance(source, GroupSource)
-    source._purge = Purge(transport.cluster.wire, (returns,), every=0.0)
+    source._purge = Purge(transport.cluster, (returns,), every=0.0)  # type: ignore[attr-defined]
     await send(transport, orders, *"abc")
     await send(transport, returns, *"def")
     got = await take(source, 6)
@@ -146,8 +144,8 @@ async def test_drift_of_what_an_operator_changed(transport: KafkaTransport, name
     assert found["max.message.bytes"].value == "5000", "what the plan says nothing of is left alone"
 
 
-async def test_no_delay_is_too_long_that_ends_in_time(kafka_broker: Server, namespace: str) -> None:
-    bus = Bus(kafka_broker.url, name="test", namespace=namespace, config={})
+async def test_no_delay_is_too_long_that_ends_in_time(kafka: Server, namespace: str) -> None:
+    bus = Bus(kafka.url, name="test", namespace=namespace, config={})
     topic = Topic("mails", str, order="none", partitions=1)
 
     @bus.subscribe(topic, group="sender")

@@ -30,10 +30,8 @@ async def until(condition: Any, within: float = 30.0) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_failed_message_blocks_nobody_and_comes_back_to_its_group_alone(
-    kafka_broker: Server, namespace: str
-) -> None:
-    bus = bus_of(kafka_broker.url, namespace)
+async def test_a_failed_message_blocks_nobody_and_comes_back_to_its_group_alone(kafka: Server, namespace: str) -> None:
+    bus = bus_of(kafka.url, namespace)
     mine: list[tuple[str, int, str, float]] = []
     theirs: list[str] = []
     buried: list[tuple[str, str, str]] = []
@@ -79,12 +77,12 @@ async def test_a_failed_message_blocks_nobody_and_comes_back_to_its_group_alone(
     assert set(lag.values()) <= {0, 1, 2}  # what the last commit did not cover yet
 
 
-async def test_a_delayed_message_waits_on_the_broker(kafka_broker: Server, namespace: str) -> None:
+async def test_a_delayed_message_waits_on_the_broker(kafka: Server, namespace: str) -> None:
     due: dict[str, float] = {}
     came: dict[str, float] = {}
 
     def member() -> Bus:
-        bus = bus_of(kafka_broker.url, namespace)
+        bus = bus_of(kafka.url, namespace)
 
         @bus.subscribe(MAILS, group="sender")
         async def send(message: Message[str]) -> None:
@@ -96,7 +94,7 @@ async def test_a_delayed_message_waits_on_the_broker(kafka_broker: Server, names
 
     async with member().serving():
         pass  # there is a group
-    publisher = bus_of(kafka_broker.url, namespace)
+    publisher = bus_of(kafka.url, namespace)
     async with publisher:
         for body, delay in (("soon", 0.3), ("later", 3.2), ("last", 6.4), ("never", 7200.0)):
             due[body] = time.time() + delay

@@ -14,6 +14,7 @@ pytest.importorskip("aiokafka")
 
 from aiokafka import TopicPartition, codec
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.record.util import calc_crc32c
@@ -25,17 +26,26 @@ from switchgear_kafka.topics import configure, create
 from switchgear_kafka.transport import KafkaTransport
 from tests.brokers.broker import HOST
 from tests.brokers.fixtures import Server
-from tests.brokers.kafka_fixtures import OwnKafka
+from tests.brokers.kafka_fixtures import OwnKafka, by
 from tests.brokers.test_kafka_transport import bodies, make, member, opened, send, settle, soon, take
 
 pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture
-async def transport(kafka_broker: Server) -> AsyncIterator[KafkaTransport]:
-    transport = await opened(kafka_broker.url)
+async def transport(kafka: Server) -> AsyncIterator[KafkaTransport]:
+    transport = await opened(kafka.url)
     yield transport
     await transport.close()
+
+
+@pytest.fixture
+async def others(kafka_broker: Server) -> AsyncIterator[AIOKafkaClient]:
+    """What other programs write with: no client of ours writes such things."""
+    client = AIOKafkaClient(bootstrap_servers=kafka_broker.url.removeprefix("kafka://"))
+    await client.bootstrap()
+    yield client
+    await client.close()
 
 
 class Name(str):
@@ -54,11 +64,12 @@ def batch(*records: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]], 
     return builder.build()
 
 
-async def write(transport: KafkaTransport, topic: str, data: bytearray, partition: int = 0) -> int:
+async def write(client: AIOKafkaClient, topic: str, data: bytearray, partition: int = 0) -> int:
     """The broker's error code."""
-    leader = transport.cluster.wire.client.cluster.leader_for_partition(TopicPartition(topic, partition))
+    await client.set_topics([topic])
+    leader = client.cluster.leader_for_partition(TopicPartition(topic, partition))
     request = ProduceRequest(None, -1, 5000, [(topic, [(partition, data)])])
-    response = await transport.cluster.wire.client.send(leader, request)
+    response = await client.send(leader, request)
     ((_, ((_, code, *_),)),) = response.topics
     return int(code)
 
@@ -69,7 +80,7 @@ async def write(transport: KafkaTransport, topic: str, data: bytearray, partitio
 @pytest.mark.parametrize("compression", [0, 1, 3])
 @pytest.mark.parametrize("group", ["g", None])
 async def test_a_header_whose_name_is_no_text(
-    transport: KafkaTransport, namespace: str, compression: int, group: str | None
+    transport: KafkaTransport, others: AIOKafkaClient, namespace: str, compression: int, group: str | None
 ) -> None:
     """None before it and none behind it is lost, in its partition and in others."""
     topic = f"{namespace}t"
@@ -81,7 +92,7 @@ async def test_a_header_whose_name_is_no_text(
             expected += [value.decode() for value in values]
             headers = [[], [(Name("x"), b"1"), ("ü", b"2")] if partition else [], []]
             records = [(b"k", value, header) for value, header in zip(values, headers, strict=True)]
-            assert await write(transport, topic, batch(*records, compression=compression), partition) == 0  # type: ignore[arg-type]
+            assert await write(others, topic, batch(*records, compression=compression), partition) == 0  # type: ignore[arg-type]
     source = await member(transport, topic, group=group)
     got = []
     async with asyncio.timeout(20):
@@ -97,9 +108,9 @@ async def test_a_header_whose_name_is_no_text(
 
 
 async def test_a_message_with_a_broken_header_is_handled_copied_and_buried(
-    kafka_broker: Server, transport: KafkaTransport, namespace: str
+    kafka: Server, transport: KafkaTransport, others: AIOKafkaClient, namespace: str
 ) -> None:
-    bus = Bus(kafka_broker.url, name="test", namespace=namespace, config={})
+    bus = Bus(kafka.url, name="test", namespace=namespace, config={})
     topic = Topic("notes", dict[str, int], order="none", partitions=1, envelope="none")
     tries: list[int] = []
 
@@ -112,7 +123,7 @@ async def test_a_message_with_a_broken_header_is_handled_copied_and_buried(
         raise TypeError
 
     await make(transport, f"{namespace}notes")
-    assert await write(transport, f"{namespace}notes", batch((None, b'{"n": 1}', [(Name("x"), b"1")]))) == 0
+    assert await write(others, f"{namespace}notes", batch((None, b'{"n": 1}', [(Name("x"), b"1")]))) == 0
     graves: list[dict[str, bytes]] = []
     async with asyncio.timeout(40), bus.serving():
         while not graves:
@@ -122,9 +133,11 @@ async def test_a_message_with_a_broken_header_is_handled_copied_and_buried(
     assert graves[0]["caf\\xe9"] == b"1"
 
 
-async def test_nothing_at_all_in_a_record(kafka_broker: Server, transport: KafkaTransport, namespace: str) -> None:
+async def test_nothing_at_all_in_a_record(
+    kafka: Server, transport: KafkaTransport, others: AIOKafkaClient, namespace: str
+) -> None:
     """Neither key nor value nor header: no tombstone of anything, and acknowledged like one."""
-    bus = Bus(kafka_broker.url, name="test", namespace=namespace, config={})
+    bus = Bus(kafka.url, name="test", namespace=namespace, config={})
     topic = Topic("notes", dict[str, int], order="none", partitions=1, envelope="none")
     seen: list[dict[str, int]] = []
 
@@ -134,7 +147,7 @@ async def test_nothing_at_all_in_a_record(kafka_broker: Server, transport: Kafka
 
     await make(transport, f"{namespace}notes")
     data = batch((None, None, []), (b"", None, []), (None, b'{"n": 1}', []))
-    assert await write(transport, f"{namespace}notes", data) == 0
+    assert await write(others, f"{namespace}notes", data) == 0
     async with asyncio.timeout(30), bus.serving():
         while not seen:  # noqa: ASYNC110  (it happens elsewhere)
             await asyncio.sleep(0.05)
@@ -145,26 +158,31 @@ async def test_nothing_at_all_in_a_record(kafka_broker: Server, transport: Kafka
 
 
 async def test_a_codec_that_is_not_installed(
-    transport: KafkaTransport, kafka_broker: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+    kafka_broker: Server, others: AIOKafkaClient, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With aiokafka; confluent-kafka brings all of them."""
+    transport = await opened(kafka_broker.url)
     topic = f"{namespace}t"
     await make(transport, topic)
-    assert await write(transport, topic, batch((b"k", b"v" * 1000, []), compression=3)) == 0
+    assert await write(others, topic, batch((b"k", b"v" * 1000, []), compression=3)) == 0
     monkeypatch.setattr(codec, "has_lz4", lambda: False)
     source = await member(transport, topic)
     with pytest.raises(Refused, match=r"pip install 'switchgear\[kafka\]'"):
         await take(source, 1)
     with pytest.raises(ConfigurationError, match=r"compression=lz4.*pip install 'switchgear\[kafka\]'"):
         await opened(f"{kafka_broker.url}?compression=lz4")
+    await transport.close()
 
 
-async def test_a_codec_that_nobody_knows_does_not_get_in(transport: KafkaTransport, namespace: str) -> None:
+async def test_a_codec_that_nobody_knows_does_not_get_in(
+    transport: KafkaTransport, others: AIOKafkaClient, namespace: str
+) -> None:
     topic = f"{namespace}t"
     await make(transport, topic)
     data = batch((b"k", b"v", []))
     data[22] |= 5  # attributes
     data[17:21] = struct.pack(">I", calc_crc32c(bytes(data[21:])))
-    assert await write(transport, topic, data) != 0
+    assert await write(others, topic, data) != 0
     await send(transport, topic, "x")
     assert bodies(await take(await member(transport, topic), 1)) == ["x"]
 
@@ -172,19 +190,17 @@ async def test_a_codec_that_nobody_knows_does_not_get_in(transport: KafkaTranspo
 # ---- what the broker refuses ----------------------------------------------------------------------------------------
 
 
-async def test_a_topic_that_is_missing_is_neither_made_nor_waited_for(
-    own_kafka: OwnKafka,
-) -> None:
+async def test_a_topic_that_is_missing_is_neither_made_nor_waited_for(own_kafka: OwnKafka, engine: str) -> None:
     for create_ in ("false", "true"):
         broker = own_kafka({"auto.create.topics.enable": create_})
-        transport = await opened(broker.url)
+        transport = await opened(by(engine, broker.url))
         (error,) = await transport.send([Outgoing(topic="missing", body=b"x")], soon())
         assert isinstance(error, NotFound)
         assert "run `switchgear provision`" in str(error)
         with pytest.raises(NotFound, match="no topic 'missing'"):
             await member(transport, "missing")
         assert await transport.topics("missing") == [], "asking makes none"
-        bus = Bus(broker.url, name="test", config={}, provision="off")
+        bus = Bus(by(engine, broker.url), name="test", config={}, provision="off")
         async with bus:
             with pytest.raises(NotFound):
                 await bus.publish("missing", "x")
@@ -192,11 +208,11 @@ async def test_a_topic_that_is_missing_is_neither_made_nor_waited_for(
         broker.close()
 
 
-async def test_larger_than_the_brokers_limit(kafka_broker: Server, transport: KafkaTransport, namespace: str) -> None:
+async def test_larger_than_the_brokers_limit(kafka: Server, transport: KafkaTransport, namespace: str) -> None:
     topic = f"{namespace}orders"
     await make(transport, topic)
     await configure(transport.cluster, topic, {"max.message.bytes": "2000"})
-    bus = Bus(kafka_broker.url, name="test", namespace=namespace, config={})
+    bus = Bus(kafka.url, name="test", namespace=namespace, config={})
     async with bus:
         with pytest.raises(Refused, match=r"max\.message\.bytes"):
             await bus.publish("orders", "x" * 3000)
@@ -270,10 +286,10 @@ class Old:
 KAFKA_0_10 = {0: (0, 2), 1: (0, 2), 2: (0, 0), 3: (0, 1), 8: (0, 2), 9: (0, 1), 10: (0, 0), 11: (0, 0), 18: (0, 0)}
 
 
-async def test_a_broker_that_is_too_old() -> None:
+async def test_a_broker_that_is_too_old(engine: str) -> None:
     server = await asyncio.start_server(Old(KAFKA_0_10), HOST, 0)
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(ConfigurationError, match=r"too old: Apache Kafka 2\.1 or newer"):
-        await opened(f"kafka://{HOST}:{port}?timeout=2")
+        await opened(by(engine, f"kafka://{HOST}:{port}?timeout=2"))
     server.close()
     await server.wait_closed()

@@ -12,16 +12,16 @@ import pytest
 
 pytest.importorskip("aiokafka")
 
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
 from switchgear import Bus, Topic
 from switchgear.driver import Outgoing
 from switchgear.errors import ConfigurationError, Refused, SwitchgearError, TransportError, Unavailable
-from switchgear_kafka.transport import KafkaTransport
 from tests.brokers.broker import Broker
 from tests.brokers.certificates import Certificates, certificates
 from tests.brokers.identity import provider
-from tests.brokers.kafka_fixtures import OwnKafka
+from tests.brokers.kafka_fixtures import OwnKafka, by
 from tests.brokers.test_kafka_faults import MECHANISMS, Opener, acls, login, opened
 from tests.brokers.test_kafka_transport import bodies, make, member, soon, take
 
@@ -137,20 +137,26 @@ async def test_our_certificate(
 
 RIGHTS = {"READ": 3, "WRITE": 4, "CREATE": 5, "DELETE": 6, "ALTER": 7, "DESCRIBE": 8, "DESCRIBE_CONFIGS": 10,
           "ALTER_CONFIGS": 11}  # fmt: skip
-KINDS = {"topic": 2, "group": 3, "cluster": 4}
+KINDS = {"topic": 2, "group": 3, "cluster": 4, "transactional": 5}
 LITERAL, PREFIXED = 3, 4
 
 
-async def grant(admin: KafkaTransport, *rules: tuple[str, str, str]) -> None:
+async def grant(broker: Broker, *rules: tuple[str, str, str]) -> None:
     """Rights of the user `eve`: kind of a resource, its name (or what it starts with, and `*`), rights with blanks."""
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=broker.url.removeprefix("kafka://"), security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN", sasl_plain_username="admin", sasl_plain_password="a-secret",
+    )  # fmt: skip
+    await admin.start()
     for kind, name, rights in rules:
         for right in rights.split():
             request = CreateAclsRequest(
                 KINDS[kind], name.removesuffix("*"), PREFIXED if name.endswith("*") else LITERAL, "User:eve", "*",
                 RIGHTS[right], 3,
             )  # fmt: skip
-            response = await admin.cluster.wire.controller(request)
+            response = await admin._send_request(request)
             assert [code for code, *_ in response.creation_responses] == [0], response
+    await admin.close()
 
 
 async def test_rights_to_topics_and_groups(own_kafka: OwnKafka, opened: Opener) -> None:
@@ -166,20 +172,20 @@ async def test_rights_to_topics_and_groups(own_kafka: OwnKafka, opened: Opener) 
 
     (error,) = await eve.send([Outgoing(topic="orders", body=b"x")], soon())
     assert "lacks the right to the topic: grant" in await refused(error)
-    await grant(admin, ("topic", "orders", "DESCRIBE"))
+    await grant(broker, ("topic", "orders", "DESCRIBE"))
     (error,) = await eve.send([Outgoing(topic="orders", body=b"x")], soon())
     assert "to publish, WRITE on any topic" in await refused(error)
-    await grant(admin, ("topic", "another", "WRITE"))
+    await grant(broker, ("topic", "another", "WRITE"))
     (error,) = await eve.send([Outgoing(topic="orders", body=b"x")], soon())
     assert "lacks the right to the topic: grant" in await refused(error)
-    await grant(admin, ("topic", "orders", "WRITE"))
+    await grant(broker, ("topic", "orders", "WRITE"))
     assert await eve.send([Outgoing(topic="orders", body=b"x")], soon()) == [None]
     with pytest.raises(Refused, match="lacks the right to the group: grant READ"):
         await member(eve, "orders")
-    await grant(admin, ("group", "orders.g", "READ"))
+    await grant(broker, ("group", "orders.g", "READ"))
     with pytest.raises(Refused, match="lacks the right to the topic"):
         await member(eve, "orders")
-    await grant(admin, ("topic", "orders", "READ"))
+    await grant(broker, ("topic", "orders", "READ"))
     assert bodies(await take(await member(eve, "orders"), 1)) == ["x"]
     (error,) = await eve.send([Outgoing(topic="sg.dlq.orders.g", body=b"x", private=True)], soon())
     assert "grant" in await refused(error)
@@ -187,9 +193,9 @@ async def test_rights_to_topics_and_groups(own_kafka: OwnKafka, opened: Opener) 
         await make(eve, "hers")
 
 
-async def test_the_rights_that_the_how_to_lists_are_enough(own_kafka: OwnKafka, opened: Opener) -> None:
+async def test_the_rights_that_the_how_to_lists_are_enough(own_kafka: OwnKafka, engine: str) -> None:
     broker = own_kafka({**MECHANISMS, **acls()}, listener="SASL_PLAINTEXT")
-    bus = Bus(login(broker.url, "eve", "e-secret", "PLAIN"), name="app", namespace="shop.", config={})
+    bus = Bus(by(engine, login(broker.url, "eve", "e-secret", "PLAIN")), name="app", namespace="shop.", config={})
     mails = Topic("mails", str, order="none", partitions=1)
     seen: list[str] = []
 
@@ -199,10 +205,10 @@ async def test_the_rights_that_the_how_to_lists_are_enough(own_kafka: OwnKafka, 
         if mail == "bad":
             raise ValueError(mail)
 
-    admin = await opened(login(broker.url, "admin", "a-secret", "PLAIN"))
     await grant(
-        admin, ("topic", "shop.*", "READ WRITE DESCRIBE CREATE DESCRIBE_CONFIGS ALTER_CONFIGS ALTER DELETE"),
+        broker, ("topic", "shop.*", "READ WRITE DESCRIBE CREATE DESCRIBE_CONFIGS ALTER_CONFIGS ALTER DELETE"),
         ("group", "shop.*", "READ"), ("topic", "sg.registry", "READ WRITE CREATE"),
+        ("transactional", "shop.*", "WRITE DESCRIBE"),
     )  # fmt: skip
     async with bus.serving():
         await bus.publish(mails, "x", delay=1.5)
@@ -212,9 +218,9 @@ async def test_the_rights_that_the_how_to_lists_are_enough(own_kafka: OwnKafka, 
         assert bus.health().ready, bus.health()
 
 
-async def test_a_bus_without_rights_says_so_at_once(own_kafka: OwnKafka) -> None:
+async def test_a_bus_without_rights_says_so_at_once(own_kafka: OwnKafka, engine: str) -> None:
     broker = own_kafka({**MECHANISMS, **acls()}, listener="SASL_PLAINTEXT")
-    bus = Bus(login(broker.url, "eve", "e-secret", "PLAIN"), name="app", config={})
+    bus = Bus(by(engine, login(broker.url, "eve", "e-secret", "PLAIN")), name="app", config={})
 
     @bus.subscribe(Topic("mails", str, order="none", partitions=1), group="sender")
     async def handle(mail: str) -> None: ...
