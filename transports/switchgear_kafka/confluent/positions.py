@@ -73,8 +73,9 @@ class Positions:
             try:
                 found = consumer.committed([Native(*tp) for tp in tps], timeout=max(0.001, min(STEP, left)))
             except KafkaException as error:
-                consumer.poll(0)
-                if (heard := self._said()) is not None and heard.code() in _CERTAIN:
+                told = consumer.poll(0)
+                heard = told.error() if told is not None else self._said()
+                if heard is not None and heard.code() in _CERTAIN:
                     raise KafkaException(heard) from error
                 code = error_of(error).code()
                 if left <= 0 or code not in (KafkaError._TIMED_OUT, *PASSING):

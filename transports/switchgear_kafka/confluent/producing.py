@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
 
@@ -21,7 +20,6 @@ from .names import Names
 
 MARGIN = 0.2  # seconds, at most, before the caller's deadline that sending ends
 SOON, LATER = 0.0003, 0.005  # seconds between two looks for what was stored: at first, and after a while
-TELL = 0.05  # seconds in which the client tells why it purged what it had
 ASK = 1.0  # seconds to find out whether any broker is there
 _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 _BEHIND: Final = frozenset({
@@ -52,12 +50,6 @@ def producing(cluster: ConfluentCluster) -> dict[str, Any]:
     return found
 
 
-def _poll(client: Client, wait: float = 0.0) -> None:
-    """Have outcomes told. A fatal error is told by every call; what it means for each record its report says."""
-    with suppress(KafkaException):
-        client.poll(wait)
-
-
 class Producer:
     """Of one connection; one `send` at a time."""
 
@@ -77,6 +69,13 @@ class Producer:
         elif error.code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED:
             self._refused = error
 
+    def _poll(self, client: Client, wait: float = 0.0) -> None:
+        """Have outcomes told. A fatal error is told by every call; what it means for each record its report says."""
+        try:
+            client.poll(wait)
+        except KafkaException as error:
+            self._hear(error_of(error))
+
     async def _open(self) -> Client:
         if self._client is None:
             settings = self._cluster.settings
@@ -92,7 +91,7 @@ class Producer:
         client, self._client = self._client, None
         if client is not None:
             client.purge()
-            _poll(client)
+            self._poll(client)
 
     async def send(self, queues: Queues, deadline: float) -> dict[int, int | TransportError]:
         """Store what is queued for each partition; once a batch failed, no later record of its partition is stored."""
@@ -100,7 +99,7 @@ class Producer:
         deadline -= min(MARGIN, 0.1 * (deadline - loop.time()))  # outcomes are worth more than the last moment
         async with self._lock:
             if self._client is not None:
-                _poll(self._client)
+                self._poll(self._client)
             if self._down or self._client is None:
                 if not await self._cluster.reachable(min(loop.time() + ASK, deadline)):
                     gone = Unavailable(f"{self._cluster.at}: no broker can be reached")
@@ -161,7 +160,7 @@ class Producer:
                         )
                         break
                     except BufferError:
-                        _poll(client)
+                        self._poll(client)
                         await asyncio.sleep(LATER)
                     except KafkaException as error:  # a fatal error, before this record
                         outcomes[record.place] = error_of(error)
@@ -169,18 +168,16 @@ class Producer:
                 count += 1
         pause = SOON
         while len(outcomes) < count:
-            _poll(client)
+            self._poll(client)
             if len(outcomes) >= count:
                 break
             if loop.time() >= deadline or self._refused is not None:
                 client.purge()
                 while len(outcomes) < count:
-                    _poll(client, 0.01)
+                    self._poll(client, 0.01)
                 break
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, LATER)
-        if any(not isinstance(one, int) and one.code() == KafkaError._PURGE_QUEUE for one in outcomes.values()):
-            _poll(client, TELL)
         if (refused := self._refused) is not None:
             self._refused = None
             queued = [
