@@ -198,7 +198,7 @@ def read(headers: Headers, binding: str, only: Container[str] | None = None) -> 
     user: dict[str, str] = {}
     for header, value in headers:
         name = attribute_name(header, binding)
-        if only is not None and name not in only:
+        if only is not None and (name is None or name not in only):
             continue
         if name is not None:
             _set(fields, extensions, name, _text(name, value))
