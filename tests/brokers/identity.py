@@ -31,6 +31,8 @@ class Provider(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__((HOST, 0), _Handler)
         self.lifetime = 600.0
+        self.grace = 0.0
+        """Seconds for which a token is good beyond what it is said to be."""
         self.given = 0
         self.answer: tuple[int, bytes] | None = None
         """What to say instead."""
@@ -56,8 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.server.given += 1
             token = {
-                "access_token": unsigned("admin", self.server.lifetime), "expires_in": self.server.lifetime,
-                "token_type": "Bearer",
+                "access_token": unsigned("admin", self.server.lifetime + self.server.grace),
+                "expires_in": self.server.lifetime, "token_type": "Bearer",
             }  # fmt: skip
             body = json.dumps(token).encode()
         self.send_response(status)

@@ -64,15 +64,17 @@ def test_a_rebalance_may_end_before_a_session() -> None:
 
 
 class Coordinator:
-    """What answers heartbeats: True, False, or never."""
+    """What answers heartbeats: True, False, by an error, or never."""
 
     def __init__(self) -> None:
-        self.answer: bool | None = True
+        self.answer: bool | Exception | None = True
         self.beats = 0
         self._rejoin_needed_fut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def _do_heartbeat(self) -> bool:
         self.beats += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
         if self.answer is None:
             await asyncio.Event().wait()
         return bool(self.answer)
@@ -83,7 +85,7 @@ def heartbeats() -> tuple[Any, Coordinator, Tenure]:
     from switchgear_kafka.heartbeats import Heartbeats
 
     coordinator, tenure = Coordinator(), Tenure(3.0)
-    consumer: Any = SimpleNamespace(_coordinator=coordinator)
+    consumer: Any = SimpleNamespace(_coordinator=coordinator, _client=SimpleNamespace(_conns={}))
     return Heartbeats(consumer, tenure), coordinator, tenure
 
 
@@ -112,6 +114,23 @@ async def test_while_the_group_rebalances_an_answer_proves_nothing(clock: Simple
     coordinator._rejoin_needed_fut.set_result(None)
     await beats.begin(1.0)
     assert tenure.over
+
+
+async def test_an_error_ends_no_heartbeats_but_a_missing_right_does(clock: SimpleNamespace) -> None:
+    """The client would send no other, and nobody could tell that from a broker that is away."""
+    beats, coordinator, tenure = heartbeats()
+    from aiokafka import errors as kafka
+
+    closed: list[int] = []
+    conn = SimpleNamespace(close=lambda: closed.append(1))
+    beats._consumer._client._conns["coordinator"] = conn
+    coordinator.answer = kafka.KafkaError("IllegalSaslState")
+    await beats.begin(1.0)
+    assert tenure.over
+    assert closed == [1], "what was refused on this connection would be refused again"
+    coordinator.answer = kafka.GroupAuthorizationFailedError()
+    with pytest.raises(kafka.GroupAuthorizationFailedError):
+        await beats.begin(1.0)
 
 
 async def test_no_answer_keeps_nobody_waiting() -> None:

@@ -7,8 +7,10 @@ import time
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka import errors as kafka
 
 from .membership import Tenure
+from .wire import hang_up
 
 
 class Heartbeats:
@@ -27,7 +29,13 @@ class Heartbeats:
 
             async def listening() -> bool:
                 since = time.monotonic()
-                answered: bool = await beat()
+                try:
+                    answered: bool = await beat()
+                except kafka.GroupAuthorizationFailedError:
+                    raise
+                except kafka.KafkaError:  # the client would never send another; a token that was refused is told so
+                    hang_up(self._consumer._client)
+                    return False
                 # while the group waits for us to join again the client calls it good, and it may wait no longer
                 if answered and not coordinator._rejoin_needed_fut.done():
                     self._tenure.proven(since)
