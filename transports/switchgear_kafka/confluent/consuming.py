@@ -9,6 +9,7 @@ from switchgear_kafka.cluster import FETCH_BYTES
 from .cluster import ConfluentCluster
 
 HEARTBEAT = 1.0  # seconds between two
+QUEUED = 5000  # messages of a partition that the client keeps ready: of small ones the bytes allow too many
 MARGIN = 10.0  # seconds between two reads, beside what handlers may take of a rebalance
 
 
@@ -18,7 +19,8 @@ def consuming(cluster: ConfluentCluster, group: str, lease: float) -> dict[str, 
     found: dict[str, Any] = {
         "group.id": group, "enable.auto.commit": False, "enable.auto.offset.store": False,
         "auto.offset.reset": "error", "isolation.level": "read_committed", "fetch.max.bytes": FETCH_BYTES,
-        "queued.max.messages.kbytes": FETCH_BYTES >> 10, "fetch.wait.max.ms": 500,
+        "queued.max.messages.kbytes": FETCH_BYTES >> 10, "queued.min.messages": QUEUED,
+        "fetch.queue.backoff.ms": 10, "fetch.wait.max.ms": 500,
         "topic.metadata.refresh.interval.ms": 10_000,
         "max.poll.interval.ms": round(1000 * (max(tuning.rebalance, lease) + MARGIN)),
     }  # fmt: skip
