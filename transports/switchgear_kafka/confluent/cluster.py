@@ -15,7 +15,7 @@ from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from switchgear.driver import Delivery, Headers
-from switchgear.errors import Refused
+from switchgear.errors import Refused, Unavailable
 from switchgear_kafka.cluster import EARLIEST, LATEST, Configured, OutOfRange, Refusals, TopicPartition, lane
 from switchgear_kafka.tuning import Settings
 
@@ -28,6 +28,7 @@ from .log import Log
 from .positions import Positions
 
 STARTING = 2.0  # seconds in which a broker that has just come up may not know a topic that it has
+_OLD: Final = frozenset({KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH})
 _MISSING: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
 
 
@@ -143,8 +144,11 @@ class ConfluentCluster:
             cluster = await self.asking.about(self.settings.tuning.registry, self.soon())
         except KafkaException as error:
             raise failure(f"{self.at}: its brokers", error) from error
+        some = next(iter(cluster.brokers), None)
+        if some is None:
+            raise Unavailable(f"{self.at}: a server answers that knows of no broker: is it starting?")
         try:
-            found = await self._config(ResourceType.BROKER, str(next(iter(cluster.brokers))))
+            found = await self._config(ResourceType.BROKER, str(some))
         except Refused:
             return {}
         return {name: value for name, value in found.items() if name in wanted}
@@ -202,6 +206,12 @@ class ConfluentCluster:
             )  # fmt: skip
             return {TopicPartition(native.topic, native.partition): future for native, future in found.items()}
 
+        found = await self.ask(send, "offsets")
+        old = {tp.topic for tp, one in found.items() if isinstance(one, KafkaError) and one.code() in _OLD}
+        if not old:
+            return found
+        for topic in old:  # leaders have changed: the client is to hear of it
+            await self._topic(topic)
         return await self.ask(send, "offsets")
 
     async def delete(self, offsets: Mapping[TopicPartition, int]) -> Refusals:

@@ -51,6 +51,8 @@ _TABLE: Final[dict[int, tuple[type[SwitchgearError], str]]] = {
     K.UNSUPPORTED_SASL_MECHANISM: (ConfigurationError, "the broker does not offer this mechanism: see ?sasl="),
     K.UNSTABLE_OFFSET_COMMIT: (Unavailable, "a transaction with the group's position is open"),
     K.INVALID_TRANSACTION_TIMEOUT: (ConfigurationError, "transaction.max.timeout.ms of the broker is below 10 s"),
+    K.FENCED_LEADER_EPOCH: (Unavailable, "the partition has another leader since"),
+    K.UNKNOWN_LEADER_EPOCH: (Unavailable, "the partition has another leader since"),
     K.NOT_ENOUGH_REPLICAS: (NotSent, "fewer replicas are in sync than min.insync.replicas asks for"),
     K.NOT_LEADER_FOR_PARTITION: (NotSent, "the partition has moved to another leader"),
     K.LEADER_NOT_AVAILABLE: (NotSent, "the partition has no leader at the moment"),
