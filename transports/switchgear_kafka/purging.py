@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 
 from switchgear.errors import NotFound, Refused, SwitchgearError
 
-from .cluster import Cluster, TopicPartition
+from .cluster import Cluster, Refusals, TopicPartition
 
 EVERY = 30.0  # seconds
 PATIENCE = 1.0  # seconds for an answer
@@ -36,11 +36,12 @@ class Purge:
         if not self._settled or time.monotonic() < self._next:
             return
         offsets, self._settled = self._settled, {}
+        refused: Refusals = {}
         try:
             async with asyncio.timeout(PATIENCE):
                 refused = await self._cluster.delete(offsets)
         except (SwitchgearError, TimeoutError):
-            refused = {}
+            pass
         self._topics -= {
             tp.topic for tp, error in refused.items() if isinstance(error, Refused) and not isinstance(error, NotFound)
         }

@@ -23,7 +23,7 @@ def share(
     queues: dict[TopicPartition, list[Message]] = {}
     for message in spare:
         queues.setdefault(place(message), []).append(message)
-    open_ = [tp for tp in queues if tp not in held]
+    open_: list[TopicPartition] = [tp for tp in queues if tp not in held]
     taken: list[Message] = []
     while open_ and len(taken) < limit:
         each = max(1, (limit - len(taken)) // len(open_))
