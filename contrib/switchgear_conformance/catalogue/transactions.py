@@ -53,7 +53,7 @@ async def chain(c: Context, kind: str, topic: Topic[str]) -> list[str]:
     failed = set[str]()
 
     @bus.subscribe(
-        topic, group="group", to=shipped, delivery="exactly_once", concurrency=40, retry=Retry(attempts=20, base=0.05)
+        topic, group="group", to=shipped, delivery="exactly_once", concurrency=40, retry=Retry(attempts=20, base=0.5)
     )
     async def ship(order: str) -> str:
         n = int(order[1:])
@@ -70,7 +70,7 @@ async def chain(c: Context, kind: str, topic: Topic[str]) -> list[str]:
     await c.serve(source)
     await c.serve(bus)
     sent = [f"{'abcde'[n % 5]}{n:03}" for n in range(COUNT)]
-    step = COUNT if kind == "stumbling-log" else 6
+    step = COUNT if kind == "stumbling-log" else 12
     for some in range(0, COUNT, step):
         await source.publish_many(topic, sent[some : some + step])
         await log.reach(some // 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
@@ -181,7 +181,7 @@ class SendReturnsEarly(Bug):
     def __init__(self) -> None:
         self.later: set[asyncio.Task[object]] = set()
         self.connected = False
-        self.alone = 0
+        self.alone = Counter[str]()
 
     async def connect(self, t: Transport, deadline: float) -> None:
         await t.connect(deadline)
@@ -189,8 +189,8 @@ class SendReturnsEarly(Bug):
 
     async def send(self, t: Transport, batch: Sequence[Outgoing], deadline: float) -> Sequence[TransportError | None]:
         alone = len(batch) == 1 and batch[0].key is None and batch[0].due is None and not batch[0].private
-        self.alone += alone
-        if not alone or self.alone % 5 or not self.connected or not batch[0].body:
+        self.alone[batch[0].topic] += alone
+        if not alone or self.alone[batch[0].topic] % 5 or not self.connected or not batch[0].body:
             return await t.send(batch, deadline)
 
         async def send() -> None:

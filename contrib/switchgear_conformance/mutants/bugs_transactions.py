@@ -30,7 +30,9 @@ class OutputWithoutAcks(Bug):
 class AcksWithoutOutput(Bug):
     """A transaction settles and stores nothing of what was produced."""
 
-    fails = {"53.bus", "53.bus.keys", "53.bus.log", "54.driver", "54.driver.fenced", "54.driver.refused", "90.bus.broker"}
+    fails = {
+        "53.bus", "53.bus.keys", "53.bus.log", "54.driver", "54.driver.fenced", "54.driver.refused", "90.bus.broker",
+    }  # fmt: skip
 
     async def commit(self, t: Any, s: Source, settled: Settled, produced: Produced, deadline: float) -> None:
         await t.commit(s, settled, [], deadline)
