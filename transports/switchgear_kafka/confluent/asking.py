@@ -52,18 +52,19 @@ class Asking:
 
     async def connect(self, deadline: float) -> None:
         """Have any broker tell about the cluster."""
-        if self._open is not None and await self.reachable(deadline):
-            return
-        admin, fresh = self._open, self._open is None
-        if admin is None:
-            if self._settings.tls:
-                tls.context(self._settings)  # says which file is wrong, and how
-            await token(self._settings)
-            try:
-                admin = await made(self._settings, lambda: AdminClient(connection(self._settings, self.hear)))
-            except KafkaException as error:
-                raise failure(self.at, error) from error
-        at, loop = f"{self.at} cannot be reached", asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if self._open is not None:
+            if await self.reachable(min(deadline, loop.time() + max(1.0, self.patience / 2))):
+                return
+            await self.close()  # its lines may be dead, and every broker may have another address now
+        if self._settings.tls:
+            tls.context(self._settings)  # says which file is wrong, and how
+        await token(self._settings)
+        try:
+            admin = await made(self._settings, lambda: AdminClient(connection(self._settings, self.hear)))
+        except KafkaException as error:
+            raise failure(self.at, error) from error
+        at = f"{self.at} cannot be reached"
         self._heard, self._down = None, False
         until = max(deadline, loop.time() + 1.0)
         asked = asyncio.ensure_future(self._metadata.ask(admin, self._settings.tuning.registry, until))
@@ -76,7 +77,7 @@ class Asking:
                     if (why := asked.exception()) is None:
                         break
                     raise await self._why(at, heard or why, deadline) from why
-                over = loop.time() >= deadline or (fresh and self._down)  # what an older client says may be old
+                over = loop.time() >= deadline or self._down
                 if heard is not None and (heard.code() in CERTAIN or over):
                     raise await self._why(at, heard, deadline) from KafkaException(heard)
                 if loop.time() >= deadline:

@@ -29,6 +29,7 @@ def connection(settings: Settings, heard: Callable[[KafkaError], None]) -> dict[
         "security.protocol": ("SASL_" if settings.sasl else "") + ("SSL" if settings.tls else "PLAINTEXT"),
         "client.id": "switchgear",
         "allow.auto.create.topics": False,
+        "socket.timeout.ms": round(max(settings.tuning.timeout, 1.0) * 1000),  # else a dead line is used for a minute
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1000,
         "log_level": 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from switchgear_kafka.cluster import FETCH_BYTES
+from switchgear_kafka.cluster import FETCH_BYTES, STALE
 
 from .cluster import ConfluentCluster
 
@@ -21,6 +21,7 @@ def consuming(cluster: ConfluentCluster, group: str, lease: float) -> dict[str, 
         "auto.offset.reset": "error", "isolation.level": "read_committed", "fetch.max.bytes": FETCH_BYTES,
         "queued.max.messages.kbytes": FETCH_BYTES >> 10, "queued.min.messages": QUEUED,
         "fetch.queue.backoff.ms": 10, "fetch.wait.max.ms": 500,
+        "socket.timeout.ms": round(STALE * 1000),
         "topic.metadata.refresh.interval.ms": 10_000,
         "max.poll.interval.ms": round(1000 * (max(tuning.rebalance, lease) + MARGIN)),
     }  # fmt: skip
