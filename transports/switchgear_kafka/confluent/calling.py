@@ -53,6 +53,10 @@ class Calls:
                 self._waiting.get_nowait()()
 
 
+class Unheard(Exception):
+    """The answer does not arrive before a rebalance has ended."""
+
+
 class Answers:
     """Commits that were sent, and what the broker says of each. Used by one thread."""
 
@@ -80,6 +84,13 @@ class Answers:
                     else:
                         asked.set_exception(KafkaException(error))
                 return
+
+    def interrupt(self, error: Exception) -> None:
+        """Nothing is heard while a callback waits: who waits for an answer is told this instead."""
+        waiting, self._waiting = self._waiting, []
+        for _, asked in waiting:
+            if asked.set_running_or_notify_cancel():
+                asked.set_exception(error)
 
 
 def _key(natives: Sequence[Native]) -> frozenset[object]:

@@ -17,7 +17,7 @@ from confluent_kafka import TopicPartition as Native
 from switchgear_kafka.cluster import STALE, TopicPartition
 from switchgear_kafka.membership import Tenure
 
-from .calling import Answers, Calls
+from .calling import Answers, Calls, Unheard
 from .cluster import ConfluentCluster
 from .connection import connection
 from .consuming import consuming, heartbeat
@@ -115,7 +115,15 @@ class Reader:
             consumer.commit(offsets=natives, asynchronous=True)
             return self._answers.expect(natives)
 
-        return await asyncio.wrap_future(await self.between(send))
+        try:
+            return await asyncio.wrap_future(await self.between(send))
+        except Unheard:
+            return await self.commit(natives)
+
+    def interrupted(self, lost: bool) -> None:
+        """A rebalance begins: what is being committed is committed again inside it, or, once all is lost, refused."""
+        self.inside = True
+        self._answers.interrupt(KafkaException(KafkaError(KafkaError._ASSIGNMENT_LOST)) if lost else Unheard())
 
     def _idle(self) -> None:
         """Where nobody reads: make the calls that wait, and hear the answers to commits."""

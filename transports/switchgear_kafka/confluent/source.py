@@ -127,6 +127,7 @@ class GroupSource:
     def _give(self, consumer: Consumer, natives: list[Native], lost: bool) -> None:
         tps = [TopicPartition(one.topic, one.partition) for one in natives]
         if not self._reader.closed:
+            self._reader.interrupted(lost)
             try:
                 self._reader.on_loop(self._give_up(tps, lost), self.capabilities.revoke_within + MARGIN)
             except Exception as error:  # noqa: BLE001  (the client would lose it)
