@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from switchgear import Topic
-from switchgear.driver import Verdict
+from switchgear.driver import Settling, Verdict
 from switchgear.errors import Lost, NotSent, Refused, TransportError, Unavailable
 from switchgear_conformance.case import case
-from switchgear_conformance.context import Context, listen
+from switchgear_conformance.context import Context, listen, numbered
 from switchgear_conformance.member import bodies, out
 from switchgear_conformance.steady import Reader, attempt, insist, patience
 
@@ -16,6 +16,7 @@ from .faults_broker import all_handled
 
 ORDERS = Topic("orders", str)
 MANY = 2000  # messages, of which a full broker takes some
+BACKLOG = 20  # messages, few enough that a member fetches them all
 
 
 @case(72, "groups", "lease", "individual")
@@ -55,6 +56,9 @@ async def zombie_member_process(c: Context) -> None:
     assert await zombie.line() == "got one"
     heir = await c.join(t, c.name(), lease=30.0)
     taken = await heir.take(1, within=patience(c))
+    if c.capabilities.settling is Settling.CUMULATIVE:
+        await heir.settle(taken)  # what is not comes again when the zombie returns, and lanes move
+        taken = []
     zombie.resume()
     said = await zombie.line()
     assert said in ("settled", "Lost", "Unavailable"), f"a late ack ends in {said}"
@@ -87,6 +91,27 @@ async def zombie_member_through_bus(c: Context) -> None:
         assert log.items == ["one"], "a late ack of the member that stood still brought the message back"
     await publisher.publish(ORDERS, "two")
     assert await zombie.lines(2) == ["begin two", "end two"], "the member that stood still does not go on"
+
+
+@case(72, "groups", "persistent", level="bus", part="backlog", bound=60)
+async def zombie_member_through_bus_backlog(c: Context) -> None:
+    """What a process had fetched before it stood still is handled by another, and it begins none of it when awake."""
+    zombie = await c.child("handle", c.namespace, "orders", "group", str(c.lease))
+    assert await zombie.line() == "ready"
+    publisher = await c.opened(c.bus())
+    bodies = numbered(BACKLOG)
+    await publisher.publish_many(ORDERS, bodies)
+    begun = (await zombie.line()).removeprefix("begin ")
+    heir, log = c.bus(), c.log()
+    listen(heir, ORDERS, log, lease=c.lease)
+    async with heir.serving():
+        await log.reach(BACKLOG, patience(c))
+        zombie.resume()
+        assert await zombie.line() == f"end {begun}"
+        await log.quiet()
+        assert sorted(log.items) == sorted(bodies), "what was handled elsewhere meanwhile came back"
+        again = await zombie.kill()
+        assert not again, f"a member that stood still begins what others have handled since: {again}"
 
 
 @case(73, "groups", "ctl:disk", bound=60)

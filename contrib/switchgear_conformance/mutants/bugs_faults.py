@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 
+from msgspec import structs
+
 from switchgear.driver import Delivery, Outgoing, Revoked, Settlement, Source, Subscription, Transport, Verdict
 from switchgear.errors import ConfigurationError, Lost, MaybeSent, Refused, TransportError, Unavailable
 from switchgear_conformance.simulated import wire
@@ -226,6 +228,17 @@ class BatchSettledEarly(Bug):
 
     async def settle(self, s: Source, batch: Sequence[Settlement]) -> Sequence[TransportError | None]:
         return [None if isinstance(o, Lost) else o for o in await s.settle(batch)]
+
+
+class LeaseToldTooLong(Bug):
+    """Ten messages or more that are handed out together are said to be ours for a minute more than they are."""
+
+    over = "sqlite"
+    fails = {"72.bus.backlog"}
+
+    async def receive(self, s: Source, limit: int, held: Collection[str]) -> Sequence[Delivery]:
+        found = await s.receive(limit, held)
+        return found if len(found) < 10 else [structs.replace(d, until=d.until + 60.0) for d in found]
 
 
 class LostIsSentAgain(Bug):
