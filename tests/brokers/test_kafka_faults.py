@@ -98,7 +98,7 @@ async def test_killed_and_restarted(shaky_kafka: Broker, namespace: str, opened:
     broker, topic = shaky_kafka, f"{namespace}orders"
     transport = await opened(broker.url)
     await make(transport, topic)
-    source = await member(transport, topic)
+    source = await member(transport, topic, lease=30.0)  # longer than the broker is away
     await send(transport, topic, *"abc")
     got = await take(source, 3)
     assert await settle(source, got[0], note="note") == [None]
