@@ -6,6 +6,7 @@ import asyncio
 import struct
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -257,8 +258,20 @@ class Old:
 
     def __init__(self, versions: dict[int, tuple[int, int]]) -> None:
         self._versions = versions
+        self._talking: set[asyncio.Task[object]] = set()
+
+    async def hang_up(self) -> None:
+        """End what clients have not ended."""
+        for talk in self._talking:
+            talk.cancel()
+        if self._talking:
+            await asyncio.wait(self._talking)
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = asyncio.current_task()
+        assert talk is not None
+        self._talking.add(talk)
+        talk.add_done_callback(self._talking.discard)
         try:
             while True:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))
@@ -277,19 +290,24 @@ class Old:
                     )
                 writer.write(struct.pack(">ii", 4 + len(body), correlation) + body)
                 await writer.drain()
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
 
 KAFKA_0_10 = {0: (0, 2), 1: (0, 2), 2: (0, 0), 3: (0, 1), 8: (0, 2), 9: (0, 1), 10: (0, 0), 11: (0, 0), 18: (0, 0)}
 
 
 async def test_a_broker_that_is_too_old(engine: str) -> None:
-    server = await asyncio.start_server(Old(KAFKA_0_10), HOST, 0)
+    old = Old(KAFKA_0_10)
+    server = await asyncio.start_server(old, HOST, 0)
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(ConfigurationError, match=r"too old: Apache Kafka 2\.1 or newer"):
         await opened(by(engine, f"kafka://{HOST}:{port}?timeout=2"))
     server.close()
+    await asyncio.sleep(0)  # who was accepted just now has come
+    await old.hang_up()
     await server.wait_closed()

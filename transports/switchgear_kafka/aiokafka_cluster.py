@@ -23,7 +23,7 @@ from switchgear.driver import Delivery, Headers
 from switchgear.errors import ConfigurationError, Lost, NotFound, Refused, SwitchgearError
 
 from . import log, records
-from .cluster import EARLIEST, Committed, Configured, OutOfRange, Refusals, TopicPartition, lane
+from .cluster import EARLIEST, FENCED, Committed, Configured, OutOfRange, Refusals, TopicPartition, lane
 from .failures import CONNECT, failure, for_code
 from .tuning import Settings
 from .wire import NOBODY, Wire, by_topic, raise_for
@@ -141,7 +141,10 @@ class AiokafkaCluster:
             for _, code, *said in response.topic_errors:
                 if kafka.for_code(code) is kafka.TopicAlreadyExistsError:
                     return False
-                raise_for(code, said[0] if said and said[0] else topic)
+                why = said[0] if said and said[0] else topic
+                if kafka.for_code(code) is kafka.InvalidReplicationFactorError and FENCED in why:
+                    raise kafka.LeaderNotAvailableError(why)  # which passes
+                raise_for(code, why)
             return True
 
         return await self.wire.insist(ask, f"creating topic {topic!r}")

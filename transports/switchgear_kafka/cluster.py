@@ -21,6 +21,7 @@ LATEST, EARLIEST = -1, -2  # in the place of a time, as ListOffsets has them
 STALE = 3.0  # seconds without an answer after which the brokers are asked whether they are there
 JOIN = 60.0  # seconds to be given partitions, beside what the group's other members take for theirs
 FETCH_BYTES = 16 << 20  # of one answer, over all partitions
+FENCED = "currently fenced"  # what a controller says of brokers that have not come up yet
 
 
 class TopicPartition(NamedTuple):

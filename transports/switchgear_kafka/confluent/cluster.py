@@ -16,7 +16,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from switchgear.driver import Delivery, Headers
 from switchgear.errors import Refused, Unavailable
-from switchgear_kafka.cluster import EARLIEST, LATEST, Configured, OutOfRange, Refusals, TopicPartition, lane
+from switchgear_kafka.cluster import EARLIEST, FENCED, LATEST, Configured, OutOfRange, Refusals, TopicPartition, lane
 from switchgear_kafka.tuning import Settings
 
 from . import records
@@ -119,14 +119,19 @@ class ConfluentCluster:
     async def create(self, topic: str, partitions: int, replicas: int, config: Mapping[str, str]) -> bool:
         """Ask the controller."""
         new = NewTopic(topic, partitions, replicas, config=dict(config))
-        found = (await self.ask(
-            lambda client, timeout: client.create_topics([new], request_timeout=timeout), f"creating topic {topic!r}"
-        ))[topic]  # fmt: skip
-        if isinstance(found, KafkaError):
+        until, loop = self.soon(), asyncio.get_running_loop()
+        while True:
+            found = (await self.ask(
+                lambda client, timeout: client.create_topics([new], request_timeout=timeout), f"creating topic {topic!r}"
+            ))[topic]  # fmt: skip
+            if not isinstance(found, KafkaError):
+                return True
             if found.code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
-            raise failure(f"{self.at}: creating topic {topic!r}", found)
-        return True
+            passes = found.code() == KafkaError.INVALID_REPLICATION_FACTOR and FENCED in found.str()
+            if not passes or loop.time() + PAUSE >= until:
+                raise failure(f"{self.at}: creating topic {topic!r}", found)
+            await asyncio.sleep(PAUSE)
 
     async def grow(self, topic: str, partitions: int) -> None:
         """Ask the controller."""
