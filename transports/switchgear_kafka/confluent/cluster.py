@@ -119,10 +119,10 @@ class ConfluentCluster:
     async def create(self, topic: str, partitions: int, replicas: int, config: Mapping[str, str]) -> bool:
         """Ask the controller."""
         new = NewTopic(topic, partitions, replicas, config=dict(config))
-        until, loop = self.soon(), asyncio.get_running_loop()
+        what, until, loop = f"creating topic {topic!r}", self.soon(), asyncio.get_running_loop()
         while True:
             found = (await self.ask(
-                lambda client, timeout: client.create_topics([new], request_timeout=timeout), f"creating topic {topic!r}"
+                lambda client, timeout: client.create_topics([new], request_timeout=timeout), what
             ))[topic]  # fmt: skip
             if not isinstance(found, KafkaError):
                 return True
@@ -130,7 +130,7 @@ class ConfluentCluster:
                 return False
             passes = found.code() == KafkaError.INVALID_REPLICATION_FACTOR and FENCED in found.str()
             if not passes or loop.time() + PAUSE >= until:
-                raise failure(f"{self.at}: creating topic {topic!r}", found)
+                raise failure(f"{self.at}: {what}", found)
             await asyncio.sleep(PAUSE)
 
     async def grow(self, topic: str, partitions: int) -> None:
