@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("aiokafka")
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.admin import CreateAclsRequest
+from aiokafka.protocol.admin import CreateAclsRequest, DescribeAclsRequest
 
 from switchgear import Bus, Topic
 from switchgear.driver import Outgoing
@@ -142,6 +142,7 @@ RIGHTS = {"READ": 3, "WRITE": 4, "CREATE": 5, "DELETE": 6, "ALTER": 7, "DESCRIBE
           "ALTER_CONFIGS": 11}  # fmt: skip
 KINDS = {"topic": 2, "group": 3, "cluster": 4, "transactional": 5}
 LITERAL, PREFIXED = 3, 4
+ALLOW = 3
 
 
 async def grant(broker: Broker, *rules: tuple[str, str, str]) -> None:
@@ -153,12 +154,13 @@ async def grant(broker: Broker, *rules: tuple[str, str, str]) -> None:
     await admin.start()
     for kind, name, rights in rules:
         for right in rights.split():
-            request = CreateAclsRequest(
-                KINDS[kind], name.removesuffix("*"), PREFIXED if name.endswith("*") else LITERAL, "User:eve", "*",
-                RIGHTS[right], 3,
-            )  # fmt: skip
-            response = await admin._send_request(request)
+            pattern = PREFIXED if name.endswith("*") else LITERAL
+            rule = (KINDS[kind], name.removesuffix("*"), pattern, "User:eve", "*", RIGHTS[right], ALLOW)
+            response = await admin._send_request(CreateAclsRequest(*rule))
             assert [code for code, *_ in response.creation_responses] == [0], response
+            async with asyncio.timeout(10):  # the controller has it; the broker goes by it a moment later
+                while not (await admin._send_request(DescribeAclsRequest(*rule))).resources:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
     await admin.close()
 
 
