@@ -82,19 +82,26 @@ class Wire:
         try:
             async with asyncio.timeout_at(deadline):
                 await client.bootstrap()
+            await self._brokers(client, deadline)
         except BaseException as error:
             await client.close()
             if isinstance(error, CONNECT):
                 raise await self._why(error, deadline) from error
             raise
-        if not client.cluster.brokers():  # a refused token is answered so: the client takes it for granted
-            await client.close()
-            if self.settings.sasl == "OAUTHBEARER":
+        self._open = client
+
+    async def _brokers(self, client: AIOKafkaClient, deadline: float) -> None:
+        """Return when the server knows of a broker: one that is starting knows of none."""
+        while not client.cluster.brokers():
+            if self.settings.sasl == "OAUTHBEARER":  # a refused token is answered so: the client takes it for granted
                 raise Refused(
                     f"{self.at} does not take the token: check its issuer, audience and expiry, and the clocks"
                 )
-            raise Unavailable(f"{self.at}: a server answers that knows of no broker: is it starting?")
-        self._open = client
+            left = deadline - asyncio.get_running_loop().time() - PAUSE
+            if left <= 0:
+                raise Unavailable(f"{self.at}: a server answers that knows of no broker: is it starting?")
+            await asyncio.sleep(PAUSE)
+            await asyncio.wait([client.force_metadata_update()], timeout=left)
 
     async def reachable(self, client: AIOKafkaClient, deadline: float) -> bool:
         """Whether any broker answers."""

@@ -204,12 +204,12 @@ async def transaction_crash(c: Context) -> None:
     t, to = await c.open(), c.name("shipped")
     reader = await c.join(await c.open(), to, group="reader")
     sent = numbered(COUNT)
+    share = COUNT // KILLS
     for kill in range(KILLS):
         child = await c.child("commit", c.name(), c.namespace + "group", to, str(c.lease))
         assert await child.line() == "ready"
-        if not kill:
-            await c.stored(t, *(out(c.name(), body) for body in sent))
-        await child.lines(c.random.randint(1, COUNT // 6))
+        await c.stored(t, *(out(c.name(), body) for body in sent[kill * share : (kill + 1) * share]))
+        await child.lines(c.random.randint(1, share // 2))
         await asyncio.sleep(c.random.uniform(0.0, 0.05))
         await child.kill()
     heir = await c.join(t, c.name())
