@@ -109,6 +109,7 @@ class JoiningSkips(Bug):
 
     fails = {
         "27.bus",
+        "27.driver",
         "31.bus",
         "44.driver.seek",
         "57.driver",
