@@ -110,7 +110,8 @@ async def no_leaks_through_bus(c: Context) -> None:
                 assert await bus.request("questions", "who", str) == "WHO"
             async with bus.consumer(ORDERS, group=f"pulling{lives}") as consumer:
                 await bus.publish(ORDERS, "last")
-                assert (await anext(consumer)).body == "last"
+                while (await anext(consumer)).body != "last":
+                    pass
             await c.eventually(lambda: len(handled) == 21, "21 orders are handled")
 
     await nothing_is_left(live)
