@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def own_kafka(tmp_path: Path) -> Iterator[OwnKafka]:
     if ADDRESS:
         pytest.skip("not run: SWITCHGEAR_TEST_KAFKA names a server, which this test would have to kill or configure")
     started: list[Broker] = []
+    numbers = count()  # several may be started at the same time, from threads
 
     def start(*given: Any, **options: Any) -> Broker:
         try:
@@ -85,7 +87,7 @@ def own_kafka(tmp_path: Path) -> Iterator[OwnKafka]:
         except NotRun as reason:
             not_run(str(reason))
             raise
-        folder = tmp_path / f"kafka-{len(started)}"
+        folder = tmp_path / f"kafka-{next(numbers)}"
         folder.mkdir()
         broker = Broker(recipe, folder)
         started.append(broker)
