@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException
 from .failures import error_of
 
 STEP: Final = 0.5  # seconds that one call of the client waits
-PAUSE: Final = 0.02  # seconds before what failed for now is asked again
+PAUSE: Final = 0.05  # seconds before what failed for now is asked again
 LEAVE: Final = 1.0  # seconds in which a call that is under way ends
 _FOR_NOW: Final = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._PARTIAL})
 
@@ -31,7 +31,7 @@ class Metadata:
         self._asked: dict[asyncio.Future[Any], Event] = {}
 
     async def ask(self, client: Any, topic: str, deadline: float) -> Any:
-        """The brokers, and this topic, which is not created. Raises KafkaException."""
+        """The brokers, by the deadline maybe none, and this topic, which is not created. Raises KafkaException."""
         loop, over = asyncio.get_running_loop(), Event()
         until = time.monotonic() + deadline - loop.time()
         asked = loop.run_in_executor(self._threads, _ask, client, topic, until, over)
@@ -57,12 +57,16 @@ class Metadata:
 def _ask(client: Any, topic: str, until: float, over: Event) -> Any:
     while True:
         left = until - time.monotonic()
+        last = left <= STEP or over.is_set()
         try:
-            return client.list_topics(topic, timeout=max(0.001, min(STEP, left)))
+            found = client.list_topics(topic, timeout=max(0.001, min(STEP, left)))
         except KafkaException as error:
-            if left <= STEP or over.is_set() or error_of(error).code() not in _FOR_NOW:
+            if last or error_of(error).code() not in _FOR_NOW:
                 raise
-            time.sleep(PAUSE)
+        else:
+            if found.brokers or last:  # one that is starting knows of none
+                return found
+        time.sleep(PAUSE)
 
 
 def _seen(late: asyncio.Future[Any]) -> None:
