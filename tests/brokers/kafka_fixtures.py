@@ -64,7 +64,9 @@ def shaky_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     if ADDRESS:
         pytest.skip("not run: SWITCHGEAR_TEST_KAFKA names a server, which this test would have to kill")
     try:
-        broker = Broker(recipes.kafka(), tmp_path_factory.mktemp("shaky-kafka-"))
+        # else its controller takes a node that was paused for dead, some time after it goes on
+        recipe = recipes.kafka({"broker.session.timeout.ms": "6000"})
+        broker = Broker(recipe, tmp_path_factory.mktemp("shaky-kafka-"))
     except NotRun as reason:
         not_run(str(reason))
         return
