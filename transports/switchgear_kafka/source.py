@@ -10,7 +10,7 @@ from aiokafka import errors as kafka
 from aiokafka.abc import ConsumerRebalanceListener
 from msgspec.structs import replace
 
-from switchgear.driver import Capabilities, Delivery, Fence, Headers, Revoked, Settlement, Subscription
+from switchgear.driver import Capabilities, Delivery, Fence, Revoked, Settlement, Subscription
 from switchgear.errors import Lost, MaybeSent, TransportError, Unavailable
 
 from . import records
@@ -247,17 +247,9 @@ class GroupSource(ConsumerRebalanceListener):
         """What was committed with the lane's position."""
         return self._lanes.note(lane)
 
-    def headers(self, delivery: Delivery) -> Headers:
-        """As they were sent, without the content type."""
-        return records.headers(delivery)
-
-    def position(self, delivery: Delivery) -> str:
-        """Partition and offset: "3:1207"."""
-        return records.position(delivery)
-
-    def time(self, delivery: Delivery) -> float:
-        """The record's timestamp, unix seconds."""
-        return records.time(delivery)
+    headers = staticmethod(records.headers)
+    position = staticmethod(records.position)
+    time = staticmethod(records.time)
 
     # ---- leaving --------------------------------------------------------------------------------------------------
 

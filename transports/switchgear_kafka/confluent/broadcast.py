@@ -8,7 +8,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as Native
 from msgspec.structs import replace
 
-from switchgear.driver import Capabilities, Delivery, Fence, Headers, Settlement, Subscription
+from switchgear.driver import Capabilities, Delivery, Fence, Settlement, Subscription
 from switchgear.errors import TransportError, Unavailable
 from switchgear_kafka.cluster import EARLIEST, TopicPartition, existing, lane
 from switchgear_kafka.positions import starts
@@ -102,17 +102,9 @@ class BroadcastSource:
         """Nothing is kept."""
         return ""
 
-    def headers(self, delivery: Delivery) -> Headers:
-        """As they were sent, without the content type."""
-        return records.headers(delivery)
-
-    def position(self, delivery: Delivery) -> str:
-        """Partition and offset: "3:1207"."""
-        return records.position(delivery)
-
-    def time(self, delivery: Delivery) -> float:
-        """The record's timestamp, unix seconds."""
-        return records.time(delivery)
+    headers = staticmethod(records.headers)
+    position = staticmethod(records.position)
+    time = staticmethod(records.time)
 
     @property
     def closed(self) -> bool:
